@@ -1,14 +1,12 @@
-"""Array operations and strategies return on torch what they return on NumPy, bit for bit."""
+"""Array operations and strategies return on torch and JAX what they return on NumPy, bit for bit."""
+
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from engine_examples import layouts, topologies, values_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-torch = pytest.importorskip("torch")
-
-from torch_devices import DEVICES
 
 from sparsecore.engine.arrays import describe
 from sparsecore.engine.engine import Engine
@@ -24,10 +22,21 @@ from sparsecore_strategies.deepr import DeepRewiring
 from sparsecore_strategies.dpr import DynamicReallocation
 from sparsecore_strategies.set import SparseEvolution
 from sparsecore_strategies.static import Static
-from sparsecore_torch import TorchArrays
+
+BACKENDS = []
+if find_spec("torch"):
+    from torch_devices import DEVICES
+
+    from sparsecore_torch import TorchArrays
+
+    BACKENDS += [pytest.param(TorchArrays(device), id=str(device)) for device in DEVICES]
+if find_spec("jax"):
+    from sparsecore_jax import JaxArrays
+
+    BACKENDS.append(pytest.param(JaxArrays(), id="jax"))
 
 ORACLE = NumpyArrays()
-on_devices = pytest.mark.parametrize("device", DEVICES)
+on_backends = pytest.mark.parametrize("arrays", BACKENDS)
 few = settings(max_examples=60)
 
 DTYPES = (np.float32, np.float64, np.int32, np.int64, np.int8, np.bool_)
@@ -41,20 +50,24 @@ def vectors(draw, dtypes=DTYPES, least=0):
     return np.array(entries, np.float64).astype(draw(st.sampled_from(dtypes)))
 
 
-def assert_same(on_torch, expected):
+def on_host(array):
+    """The entries of an array of torch or JAX."""
+    return array.host if hasattr(array, "host") else array.cpu().numpy()
+
+
+def assert_same(there, expected):
     """The same dtype, shape and bits."""
-    assert on_torch.device.type in DEVICES
-    host = on_torch.cpu().numpy()
+    host = on_host(there)
     assert host.dtype == expected.dtype
     assert host.shape == expected.shape
     assert host.tobytes() == np.ascontiguousarray(expected).tobytes()
 
 
-@on_devices
+@on_backends
 @few
 @given(array=vectors())
-def test_a_round_trip_changes_nothing_and_shares_no_memory(device, array):
-    arrays, before = TorchArrays(device), array.copy()
+def test_a_round_trip_changes_nothing_and_shares_no_memory(arrays, array):
+    before = array.copy()
     there = arrays.from_numpy(array)
     assert_same(there, before)
     array[:] = 1
@@ -62,18 +75,17 @@ def test_a_round_trip_changes_nothing_and_shares_no_memory(device, array):
     np.testing.assert_array_equal(arrays.to_numpy(there), before)
 
 
-@on_devices
-def test_read_only_arrays_are_accepted(device):
+@on_backends
+def test_read_only_arrays_are_accepted(arrays):
     array = np.arange(5)
     array.flags.writeable = False
-    assert_same(TorchArrays(device).from_numpy(array), array)
+    assert_same(arrays.from_numpy(array), array)
 
 
-@on_devices
+@on_backends
 @few
 @given(array=vectors(least=1), data=st.data())
-def test_take_put_and_where_equal_numpy_s(device, array, data):
-    arrays = TorchArrays(device)
+def test_take_put_and_where_equal_numpy_s(arrays, array, data):
     rows = np.array(data.draw(st.lists(st.integers(0, len(array) - 1), max_size=10, unique=True)), np.int64)
     entries = array[::-1][: len(rows)].copy()
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=len(array), max_size=len(array))))
@@ -86,21 +98,20 @@ def test_take_put_and_where_equal_numpy_s(device, array, data):
     assert_same(chosen, ORACLE.where(mask, array, array[::-1]))
 
 
-@on_devices
+@on_backends
 @few
 @given(array=vectors())
-def test_taking_rows_of_a_matrix_equals_numpy_s(device, array):
-    arrays, matrix = TorchArrays(device), np.stack([array, array], axis=1)
+def test_taking_rows_of_a_matrix_equals_numpy_s(arrays, array):
+    matrix = np.stack([array, array], axis=1)
     rows = np.arange(len(array))[::-1].copy()
     assert_same(arrays.take(arrays.from_numpy(matrix), arrays.from_numpy(rows)), ORACLE.take(matrix, rows))
     assert_same(arrays.zeros_like(arrays.from_numpy(matrix), 3), ORACLE.zeros_like(matrix, 3))
 
 
-@on_devices
+@on_backends
 @few
 @given(array=vectors(), other=vectors(), count=st.integers(0, 9))
-def test_creating_casting_and_joining_equal_numpy_s(device, array, other, count):
-    arrays = TorchArrays(device)
+def test_creating_casting_and_joining_equal_numpy_s(arrays, array, other, count):
     there, other = arrays.from_numpy(array), other.astype(array.dtype)
     assert_same(arrays.zeros_like(there, count), ORACLE.zeros_like(array, count))
     assert_same(arrays.concatenate([there, arrays.from_numpy(other)]), ORACLE.concatenate([array, other]))
@@ -111,29 +122,27 @@ def test_creating_casting_and_joining_equal_numpy_s(device, array, other, count)
         assert_same(arrays.arange(count, dtype), ORACLE.arange(count, dtype))
 
 
-@on_devices
+@on_backends
 @few
 @given(array=vectors())
-def test_equal_entries_keep_their_order(device, array):
-    arrays = TorchArrays(device)
+def test_equal_entries_keep_their_order(arrays, array):
     there = arrays.from_numpy(array)
     assert_same(arrays.argsort(there), ORACLE.argsort(array))
     np.testing.assert_array_equal(arrays.to_numpy(arrays.sort(there)), ORACLE.sort(array))
 
 
-@on_devices
-def test_equal_entries_keep_their_order_in_long_vectors(device):
+@on_backends
+def test_equal_entries_keep_their_order_in_long_vectors(arrays):
     draws = np.random.default_rng(0)
     for array in (draws.integers(0, 50, 200_000), draws.choice([0.0, -0.0, 0.5, -0.5], 200_000).astype(np.float32)):
-        there = TorchArrays(device).from_numpy(array)
-        assert_same(TorchArrays(device).argsort(there), ORACLE.argsort(array))
+        there = arrays.from_numpy(array)
+        assert_same(arrays.argsort(there), ORACLE.argsort(array))
 
 
-@on_devices
+@on_backends
 @few
 @given(array=vectors(DTYPES[:4]), queries=vectors(DTYPES[:4]), side=st.sampled_from(["left", "right"]))
-def test_searchsorted_equals_numpy_s(device, array, queries, side):
-    arrays = TorchArrays(device)
+def test_searchsorted_equals_numpy_s(arrays, array, queries, side):
     array, queries = np.sort(array), queries.astype(array.dtype)
     found = arrays.searchsorted(arrays.from_numpy(array), arrays.from_numpy(queries), side)
     np.testing.assert_array_equal(arrays.to_numpy(found), ORACLE.searchsorted(array, queries, side))
@@ -144,15 +153,16 @@ def test_searchsorted_equals_numpy_s(device, array, queries, side):
     )
 
 
-@on_devices
+@on_backends
 @pytest.mark.parametrize("entry", [0.0, 1e-45, 3e38, np.inf, -np.inf, np.nan])
-def test_nonfinite_entries_are_found(device, entry):
+def test_nonfinite_entries_are_found(arrays, entry):
     array = np.array([1.0, entry, 2.0], np.float32)
-    assert TorchArrays(device).all_finite(TorchArrays(device).from_numpy(array)) == ORACLE.all_finite(array)
+    assert arrays.all_finite(arrays.from_numpy(array)) == ORACLE.all_finite(array)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_dtypes_that_numpy_lacks_pass_through_operations_and_error_sentences(dtype):
+    torch = pytest.importorskip("torch")
     arrays = TorchArrays("cpu")
     array = torch.tensor([0.5, -0.25, 0.0, 0.5]).to(getattr(torch, dtype))
     assert describe(array) == f"Tensor of {dtype}, shape (4,)"
@@ -214,7 +224,7 @@ def assert_same_reallocations(reallocation, expected):
     np.testing.assert_array_equal(reallocation.pruned, expected.pruned)
     np.testing.assert_array_equal(reallocation.grown, expected.grown)
     assert_same(reallocation.survives, expected.survives)
-    np.testing.assert_array_equal(reallocation.sources.cpu().numpy(), expected.sources)
+    np.testing.assert_array_equal(on_host(reallocation.sources), expected.sources)
     assert_same(reallocation.values, expected.values)
     assert_same(reallocation.pruned_positions, expected.pruned_positions)
     assert_same(reallocation.grown_positions, expected.grown_positions)
@@ -225,16 +235,17 @@ def attempt(function):
     try:
         return function(), None
     except SparsecoreError as error:
-        return None, f"{type(error).__name__}: {error}".replace("ndarray", "Tensor")
+        return None, f"{type(error).__name__}: {error}".replace("ndarray", "").replace("Tensor", "").replace(
+            "JaxArray", ""
+        )
 
 
-@on_devices
+@on_backends
 @settings(max_examples=150)
 @given(data=st.data(), strategy=strategies(), regrow=st.booleans(), seed=st.integers(0, 3))
-def test_every_strategy_decides_position_for_position_as_on_numpy(device, data, strategy, regrow, seed):
+def test_every_strategy_decides_position_for_position_as_on_numpy(arrays, data, strategy, regrow, seed):
     topology = data.draw(topologies())
     values = data.draw(values_of(topology))
-    arrays = TorchArrays(device)
     options = {"seed": seed, "regrow_pruned": regrow}
     oracle = Engine(topology.layout, [strategy], arrays=ORACLE, **options)
     engine = Engine(topology.layout, [strategy], arrays=arrays, **options)
@@ -245,11 +256,11 @@ def test_every_strategy_decides_position_for_position_as_on_numpy(device, data, 
     if refusal:
         return
     assert_same_states(state, expected)
-    values, on_torch = oracle.start_values(expected, values), engine.start_values(state, arrays.from_numpy(values))
-    assert_same(on_torch, values)
+    values, values_there = oracle.start_values(expected, values), engine.start_values(state, arrays.from_numpy(values))
+    assert_same(values_there, values)
     for step in range(3):
         wanted, refusal = attempt(lambda: oracle.advance(expected, values, 0.1))  # noqa: B023
-        advance, refusal_there = attempt(lambda: engine.advance(state, on_torch, 0.1))  # noqa: B023
+        advance, refusal_there = attempt(lambda: engine.advance(state, values_there, 0.1))  # noqa: B023
         assert refusal_there == refusal, step
         if refusal:
             return
@@ -258,30 +269,30 @@ def test_every_strategy_decides_position_for_position_as_on_numpy(device, data, 
             assert_same_reallocations(advance.reallocation, wanted.reallocation)
         assert_same_states(advance.state, wanted.state)
         assert_same(advance.values, wanted.values)
-        state, on_torch, expected, values = advance.state, advance.values, wanted.state, wanted.values
+        state, values_there, expected, values = advance.state, advance.values, wanted.state, wanted.values
 
 
-@on_devices
+@on_backends
 @few
 @given(layout=layouts(), strategy=strategies(), sparsity=st.sampled_from([0.0, 0.3, 0.9]), seed=st.integers(0, 3))
-def test_every_strategy_starts_as_on_numpy(device, layout, strategy, sparsity, seed):
+def test_every_strategy_starts_as_on_numpy(arrays, layout, strategy, sparsity, seed):
     clock = Clock(steps_per_epoch=5, total_steps=20)
     expected, refusal = attempt(
         lambda: Engine(layout, [strategy], arrays=ORACLE, seed=seed).start(sparsity, clock=clock)
     )
-    engine = Engine(layout, [strategy], arrays=TorchArrays(device), seed=seed)
+    engine = Engine(layout, [strategy], arrays=arrays, seed=seed)
     state, refusal_there = attempt(lambda: engine.start(sparsity, clock=clock))
     assert refusal_there == refusal
     if not refusal:
         assert_same_states(state, expected)
 
 
-@on_devices
+@on_backends
 @few
 @given(data=st.data())
-def test_vectors_are_carried_as_on_numpy(device, data):
+def test_vectors_are_carried_as_on_numpy(arrays, data):
     topology = data.draw(topologies())
-    values, arrays = data.draw(values_of(topology)), TorchArrays(device)
+    values = data.draw(values_of(topology))
     strategy = SparseEvolution(ranking="magnitude")
     oracle = Engine(topology.layout, [strategy], arrays=ORACLE, regrow_pruned=True)
     _, expected = oracle.update(oracle.start_at(topology), values)
