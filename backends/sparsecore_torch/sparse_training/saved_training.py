@@ -4,15 +4,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sparsecore.engine.groups import GroupStates
 from sparsecore.observers.record import Record
+from sparsecore.plugins.description import described
+from sparsecore.sparse_training.saved_record import SavedRecord, dump_record, load_record
+from sparsecore.sparse_training.state_dict import Counts, Identity, SavedArrays, dump, load
 from sparsecore_torch.sparse_training.flops import FlopCount
 from sparsecore_torch.sparse_training.installed import Installed
 from sparsecore_torch.sparse_training.parts import TrainingParts
-from sparsecore_torch.sparse_training.saved_record import SavedRecord, dump_record, load_record
-from sparsecore_torch.sparse_training.state_dict import Counts, Identity, dump, load
+
+ARRAYS = SavedArrays(
+    pack=torch.tensor, unpack=lambda saved: saved.cpu().numpy() if isinstance(saved, Tensor) else saved
+)
+"""A state dict has tensors in host memory, which ``torch.load(weights_only=True)`` reads."""
 
 
 def dump_training(
@@ -40,11 +48,11 @@ def dump_training(
     """
     kernels = parts.routes.decisions.dump()
     return {
-        **dump(parts.engines, state, identity, start),
+        **dump(parts.engines, state, identity, start, ARRAYS),
         "flops": flops.dump(),
         "young": installed.young.dump(),
         **installed.silent.dump(),
-        **dump_record(record),
+        **dump_record(record, ARRAYS),
         **({"kernels": kernels} if kernels else {}),
     }
 
@@ -100,9 +108,23 @@ def load_training(
     Raises:
         InputError: it is damaged, no such state dict, or of another training.
     """
-    state, start = load(saved, parts.engines, like, identity)
-    record = load_record(saved, parts.engines.layout)
+    state, start = load(saved, parts.engines, like, identity, ARRAYS)
+    record = load_record(saved, parts.engines.layout, ARRAYS)
     flops = FlopCount.load(saved.get("flops"), len(parts.engines.layout), state.clock.step)
     installed.silent.check(saved, state.topology.size)
     marks = installed.young.loaded(saved.get("young"), state.topology)
     return SavedTraining(saved, state, start, flops, record, marks)
+
+
+@described.register
+def _(value: Tensor, depth: int = 0) -> Any:
+    return described(value.detach().float().cpu().numpy(), depth)
+
+
+@described.register(nn.Module)
+@described.register(nn.Parameter)
+@described.register(Optimizer)
+@described.register(torch.Generator)
+def _(value: Any, depth: int = 0) -> Any:  # noqa: ARG001
+    """Describe trained objects by their class alone: they are no options of a strategy."""
+    return type(value).__name__

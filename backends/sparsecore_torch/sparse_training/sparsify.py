@@ -1,22 +1,26 @@
 """``sparsify``: sparse training of a user's own model, in one line."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, SupportsIndex
+from typing import Any
 
 import attrs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.groups import EngineGroups, GroupStates
+from sparsecore.engine.groups import GroupStates
 from sparsecore.engine.reallocation import RegrowPruned
-from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import Units, as_units
 from sparsecore.engine.young_weights import YoungWeights, as_young_weights
 from sparsecore.errors import InputError, unknown
+from sparsecore.sparse_training.clock import clock_of, try_schedules
+from sparsecore.sparse_training.group_start import group_states, starting_groups
+from sparsecore.sparse_training.groups import Choice, Group, Selector, check_sparsities, groups_of
+from sparsecore.sparse_training.start import DEFAULT_SPARSITY, is_drawn, is_random, is_saved_training
+from sparsecore.sparse_training.start_counts import CountRequest, start_counts, with_budget
+from sparsecore.sparse_training.strategy_stack import stack_of
 from sparsecore_torch.arrays import TorchArrays, as_tensor
 from sparsecore_torch.distributed.ranks import present_ranks
 from sparsecore_torch.sparse_training.checks import (
@@ -28,12 +32,10 @@ from sparsecore_torch.sparse_training.checks import (
     check_others,
     warn_of_lost_weights,
 )
-from sparsecore_torch.sparse_training.group_start import group_states, starting_groups
-from sparsecore_torch.sparse_training.groups import Group, check_sparsities, groups_of
 from sparsecore_torch.sparse_training.kernels.choice import KERNELS
 from sparsecore_torch.sparse_training.model.parameters import check_memory, named_parameters
 from sparsecore_torch.sparse_training.model.selection import select
-from sparsecore_torch.sparse_training.model.selectors import Selector, Selectors, several
+from sparsecore_torch.sparse_training.model.selectors import Selectors, matching, several
 from sparsecore_torch.sparse_training.multiplications import multiplications_per_weight
 from sparsecore_torch.sparse_training.optimizers.shares import (
     OptimizerShare,
@@ -43,19 +45,9 @@ from sparsecore_torch.sparse_training.optimizers.shares import (
 )
 from sparsecore_torch.sparse_training.parts import TrainingParts
 from sparsecore_torch.sparse_training.rollback import undone_on_failure
-from sparsecore_torch.sparse_training.start import (
-    DEFAULT_SPARSITY,
-    Request,
-    Start,
-    is_drawn,
-    is_random,
-    is_saved_training,
-    pruning_ended,
-)
-from sparsecore_torch.sparse_training.start_counts import CountRequest, start_counts, with_budget
+from sparsecore_torch.sparse_training.start import Start, pruning_ended, read_start, request_of
 from sparsecore_torch.sparse_training.storage.dense_entries import gathered
 from sparsecore_torch.sparse_training.storages import IN_PLACE, STORAGES, Stored, stored
-from sparsecore_torch.sparse_training.strategy_stack import stack_of
 from sparsecore_torch.sparse_training.training import SparseTraining
 from sparsecore_torch.sparse_training.young_weights import young_weight_choices
 
@@ -166,14 +158,19 @@ def sparsify(
             units=as_units(units),
             young=None if young is None else as_young_weights(young),
         )
-        clock = _clock(total_steps, steps_per_epoch)
-        sparsities = with_budget(counting, groups_of("sparsity", sparsity, model, selection), layout)
+        clock = clock_of(total_steps, steps_per_epoch)
+        chosen = Choice(
+            layout.names,
+            selection.left_out,
+            lambda argument, one: matching(model, argument, one, named_parameters(model)),
+        )
+        sparsities = with_budget(counting, groups_of("sparsity", sparsity, chosen), layout)
         stacks = [
             attrs.evolve(
                 one,
                 setting=stack_of(one.setting, has_end=total_steps is not None, has_epochs=steps_per_epoch is not None),
             )
-            for one in groups_of("strategy", strategy, model, selection)
+            for one in groups_of("strategy", strategy, chosen)
         ]
         whole = make(layout, {})
         starting = starting_groups(layout, stacks, sparsities, make)
@@ -184,9 +181,9 @@ def sparsify(
             sparsities,
             lambda: multiplications_per_weight(model, selection.sparse, example),
         )
-        request = Request(whole, selection.sparse, None, scope, pruned, counts)
-        engines, state = group_states(start, starting, request, make, clock)
-        _try_schedules(engines, state)
+        request = request_of(whole, selection.sparse, scope, pruned, counts)
+        engines, state = group_states(read_start(start), starting, request, make, clock)
+        try_schedules(engines, state)
         drawn = gathered({one.name: one.parameter for one in selection.sparse}, state.topology)
         values = engines.start_values(state, drawn)
         if not is_random(start) and values is not drawn:
@@ -242,30 +239,3 @@ def _requested_sparsity(
         return DEFAULT_SPARSITY if is_drawn(start) else state.topology.sparsity
     by_tensor = {name: one.setting for one in sparsities for name in one.tensors}
     return {name: float(by_tensor[name] or 0.0) for name in state.topology.layout.names}
-
-
-def _try_schedules(engines: EngineGroups, state: GroupStates) -> None:
-    """Try the schedules, since their fields may not show what they need."""
-    try:
-        engines.plan(state)
-    except InputError as error:
-        if state.clock.total_steps is None:
-            error.add_note("the number of steps of the run is given to sparsify as total_steps=")
-        raise
-
-
-def _clock(total_steps: SupportsIndex | None, steps_per_epoch: SupportsIndex | None) -> Clock:
-    end, epoch = _steps("total_steps", total_steps), _steps("steps_per_epoch", steps_per_epoch)
-    return Clock(steps_per_epoch=epoch or 1, total_steps=end)
-
-
-def _steps(name: str, given: SupportsIndex | None) -> int | None:
-    if given is None:
-        return None
-    try:
-        steps = 0 if isinstance(given, bool) else operator.index(given)
-    except TypeError:
-        steps = 0
-    if steps < 1:
-        raise InputError(f"{name} is a whole number of at least 1; given {given!r}")
-    return steps

@@ -16,6 +16,9 @@ from sparsecore.notebook.html import block, note
 from sparsecore.notebook.plots import plot_training
 from sparsecore.observers.observer import Observer
 from sparsecore.observers.record import Record
+from sparsecore.sparse_training.saved_record import observed_subject
+from sparsecore.sparse_training.state_dict import identity_of
+from sparsecore.sparse_training.summary import Summary
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training import checks
 from sparsecore_torch.sparse_training.adoption import adopted_by_groups
@@ -29,10 +32,8 @@ from sparsecore_torch.sparse_training.model.parameters import replicated
 from sparsecore_torch.sparse_training.optimizers.shares import all_layers_of
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
 from sparsecore_torch.sparse_training.parts import COPIED, SQUASHED, TrainingParts
-from sparsecore_torch.sparse_training.saved_record import observed_subject
 from sparsecore_torch.sparse_training.saved_training import dump_training, load_training
-from sparsecore_torch.sparse_training.state_dict import identity_of
-from sparsecore_torch.sparse_training.summary import Summary
+from sparsecore_torch.sparse_training.summary import summary_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ class SparseTraining:
         self._latest_plan: GroupPlans | None = None
         self._start = tuple(map(int, state.topology.counts))
         self._identity = identity_of(parts.engines, state, parts.sparsity)
-        self._record = Record(parts.engines, observed_subject(self._identity, parts.ranks))
+        self._record = Record(parts.engines, observed_subject(self._identity, is_first_rank=parts.ranks.rank == 0))
         self._flops = FlopCount(len(parts.engines.layout))
         self._is_agreed = False
         self._install(parts, None)
@@ -179,7 +180,7 @@ class SparseTraining:
         Raises:
             InputError: the training has ended, or the model no longer holds the Parameters that were made sparse.
         """
-        return Summary.of(self._checked, self._now, self._start, self._record.history)
+        return summary_of(self._checked, self._now, self._start, self._record.history)
 
     def flops(self, *inputs: Any, **by_keyword: Any) -> Flops:
         """Return the floating-point operations of a batch: in inference, and in training so far; for ``print``.

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.errors import InputError, listed
+from sparsecore.sparse_training.groups import selector_name
 from sparsecore_torch._torch_internals import own_buffers
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, named_modules, named_parameters
-from sparsecore_torch.sparse_training.model.selectors import Selector, Selectors, matching, selector_name, several
+from sparsecore_torch.sparse_training.model.selectors import Selector, Selectors, matching, several
 from sparsecore_torch.sparse_training.model.weight_matrices import (
     Use,
     class_names,

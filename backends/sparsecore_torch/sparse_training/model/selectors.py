@@ -44,11 +44,6 @@ def matching(
     return frozenset(found)
 
 
-def selector_name(selector: Selector) -> str:
-    """Return a glob itself, or the name of a class."""
-    return selector.__name__ if isinstance(selector, type) else selector
-
-
 def _no_match(model: nn.Module, argument: str, selector: Any, parameters: Iterable[NamedParameter]) -> str:
     if isinstance(selector, type):
         classes = sorted(

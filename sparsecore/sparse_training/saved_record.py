@@ -5,43 +5,47 @@ from typing import Any
 
 import attrs
 import numpy as np
-import torch
-from torch import Tensor
 
 from sparsecore.engine.groups import GroupStates
 from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
-from sparsecore.learning.ranks import Ranks
 from sparsecore.observers.coverage import Coverage
 from sparsecore.observers.history import History
 from sparsecore.observers.observation import Subject, flat_settings
 from sparsecore.observers.record import Record
+from sparsecore.sparse_training.state_dict import SavedArrays
 
 
-def observed_subject(identity: Mapping[str, Any], ranks: Ranks) -> Subject:
+def observed_subject(identity: Mapping[str, Any], *, is_first_rank: bool = True) -> Subject:
     """Return what observers get to know of a training as a whole.
 
     Args:
         identity: of the training.
-        ranks: the processes that train together.
+        is_first_rank: whether observers are called in this process.
     """
     settings = {name: fact for name, fact in identity.items() if name not in {"tensors", "strategies with memory"}}
-    return Subject(flat_settings(settings), folder=None, name="", is_first_rank=ranks.rank == 0)
+    return Subject(flat_settings(settings), folder=None, name="", is_first_rank=is_first_rank)
 
 
-def dump_record(record: Record) -> dict[str, Any]:
+def dump_record(record: Record, saved: SavedArrays) -> dict[str, Any]:
     """Return what a state dict has of the updates so far and of the observers; nothing of either if there is none.
 
     Args:
         record: of the training.
+        saved: the arrays of the state dict.
     """
     observation, history = record.observation, record.history
     parts = {
-        "history": {name: _as_saved(content) for name, content in history.dump().items()} if history.entries else None,
-        "ever_active": None if observation.coverage is None else torch.from_numpy(observation.coverage.dump()),
+        "history": _history(record, saved) if history.entries else None,
+        "ever_active": None if observation.coverage is None else saved.pack(observation.coverage.dump()),
         "observers": observation.states() or None,
     }
     return {name: part for name, part in parts.items() if part is not None}
+
+
+def _history(record: Record, saved: SavedArrays) -> dict[str, Any]:
+    entries = record.history.dump().items()
+    return {name: saved.pack(content) if isinstance(content, np.ndarray) else content for name, content in entries}
 
 
 @attrs.frozen(eq=False)
@@ -69,33 +73,26 @@ class SavedRecord:
         record.observation.restore(state.topology, state.clock, self.observers, self.ever_active)
 
 
-def load_record(saved: Mapping[str, Any], layout: Layout) -> SavedRecord:
+def load_record(saved: Mapping[str, Any], layout: Layout, arrays: SavedArrays) -> SavedRecord:
     """Return the record in a state dict.
 
     Args:
         saved: the state dict, also one that has no record.
         layout: the sparse tensors.
+        arrays: those of the state dict.
 
     Raises:
         InputError: it is damaged.
     """
     try:
-        history = {name: _as_loaded(content) for name, content in saved.get("history", {}).items()}
+        history = {name: arrays.unpack(content) for name, content in saved.get("history", {}).items()}
         observers = {
             str(name): {str(key): str(value) for key, value in state.items()}
             for name, state in saved.get("observers", {}).items()
         }
-        bits = _as_loaded(saved["ever_active"]) if "ever_active" in saved else None
+        bits = arrays.unpack(saved["ever_active"]) if "ever_active" in saved else None
         coverage = None if bits is None else Coverage.load(bits, layout.size)
     except AttributeError as error:
         raise InputError(f"the state dict of sparse training is damaged: {error!r}") from error
     loaded = History.load(history, len(layout)) if "history" in saved else History(len(layout))
     return SavedRecord(loaded, coverage, observers)
-
-
-def _as_saved(content: Any) -> Any:
-    return torch.from_numpy(content) if isinstance(content, np.ndarray) else content
-
-
-def _as_loaded(content: Any) -> Any:
-    return content.cpu().numpy() if isinstance(content, Tensor) else content

@@ -1,14 +1,11 @@
-"""The state dict of a sparse training, of plain values that ``torch.load(weights_only=True)`` reads."""
+"""The state dict of a sparse training, of plain values and of arrays as the framework saves them."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from sparsecore.engine.arrays import describe
 from sparsecore.engine.engine import Engine
@@ -20,13 +17,25 @@ from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import partial_units_error
 from sparsecore.errors import InputError
 from sparsecore.plugins.description import describe_strategies, described
-from sparsecore_torch.arrays import as_tensor
 
 _FORMAT = "sparsecore sparse training 2"
 
 Counts = tuple[int, ...]
 Identity = Mapping[str, Any]
 """The facts that must be equal where a state is loaded, as strings, numbers, lists and dicts."""
+
+
+@attrs.frozen(eq=False)
+class SavedArrays:
+    """The arrays of a state dict, in the framework's own type.
+
+    Attributes:
+        pack: returns a NumPy array as it is saved, in memory of its own.
+        unpack: returns a saved array as one of NumPy, and anything else as it is.
+    """
+
+    pack: Callable[[NDArray[Any]], Any]
+    unpack: Callable[[Any], Any]
 
 
 def identity_of(engines: EngineGroups, start: GroupStates, sparsity: float | Mapping[str, float]) -> Identity:
@@ -64,7 +73,9 @@ def _groups_of_identity(engines: EngineGroups) -> dict[str, Any]:
     }
 
 
-def dump(engines: EngineGroups, state: GroupStates, identity: Identity, start: Counts) -> dict[str, Any]:
+def dump(
+    engines: EngineGroups, state: GroupStates, identity: Identity, start: Counts, arrays: SavedArrays
+) -> dict[str, Any]:
     """Return the state dict of a training.
 
     Args:
@@ -72,19 +83,20 @@ def dump(engines: EngineGroups, state: GroupStates, identity: Identity, start: C
         state: to be saved.
         identity: of the training.
         start: the number of active weights of each tensor at the start.
+        arrays: how arrays are saved.
 
     Returns:
-        Tensors, numbers, strings, lists and dicts.
+        Arrays, numbers, strings, lists and dicts.
     """
     memories = [
-        {plugin: _dump_strategy_state(one, engine) for plugin, one in own.strategy_states.items()}
+        {plugin: _dump_strategy_state(one, engine, arrays) for plugin, one in own.strategy_states.items()}
         for engine, own in zip(engines.engines, state.states, strict=True)
     ]
     return {
         "format": _FORMAT,
         **copy.deepcopy(dict(identity)),
         "weights": state.topology.size,
-        "positions": as_tensor(state.topology.positions).detach().cpu(),
+        "positions": arrays.pack(state.topology.host_positions),
         "start": list(start),
         "clock": {"step": state.clock.step, "updates": state.clock.updates},
         # one group alone is what most trainings have, and had before there were groups
@@ -97,7 +109,7 @@ def dump(engines: EngineGroups, state: GroupStates, identity: Identity, start: C
 
 
 def load(
-    saved: Mapping[str, Any], engines: EngineGroups, like: GroupStates, identity: Identity
+    saved: Mapping[str, Any], engines: EngineGroups, like: GroupStates, identity: Identity, arrays: SavedArrays
 ) -> tuple[GroupStates, Counts]:
     """Return the state that :func:`dump` has written, and the number of weights of each tensor at the start.
 
@@ -106,6 +118,7 @@ def load(
         engines: of the same layout and seed.
         like: a state of these engines, for the types of the strategy states and what else is not saved.
         identity: of the training here.
+        arrays: how arrays were saved.
 
     Raises:
         InputError: it is damaged, no such state dict, or of another training, whose first difference is named.
@@ -113,12 +126,12 @@ def load(
     _check_same(saved, identity)
     is_one = len(engines.engines) == 1
     try:
-        topology = _load_topology(saved["positions"].cpu().numpy(), saved["weights"], like.topology, engines)
+        topology = _load_topology(arrays.unpack(saved["positions"]), saved["weights"], like.topology, engines)
         memories = [saved["memories"]] if is_one else saved["memories of groups"]
         step, updates = (_count(saved["clock"][name], name) for name in ("step", "updates"))
         counted = [updates] if is_one else [_count(one, "updates of groups") for one in saved["updates of groups"]]
         columns = zip(engines.engines, like.states, engines.partition.split(topology), memories, counted, strict=True)
-        states = tuple(_load_group(*column, step) for column in columns)
+        states = tuple(_load_group(*column, step, arrays) for column in columns)
         start = tuple(_count(weights, "start") for weights in saved["start"])
     except InputError:
         raise
@@ -130,10 +143,16 @@ def load(
 
 
 def _load_group(
-    engine: Engine, like: State, topology: Topology, memories: Mapping[str, Any], updates: int, step: int
+    engine: Engine,
+    like: State,
+    topology: Topology,
+    memories: Mapping[str, Any],
+    updates: int,
+    step: int,
+    arrays: SavedArrays,
 ) -> State:
     strategy_states = {
-        plugin: _load_strategy_state(memories[plugin], strategy_state, engine, topology)
+        plugin: _load_strategy_state(memories[plugin], strategy_state, engine, topology, arrays)
         for plugin, strategy_state in like.strategy_states.items()
     }
     return State(topology, strategy_states, attrs.evolve(like.clock, step=step, updates=updates))
@@ -218,13 +237,15 @@ def _units_error(topology: Topology, engines: EngineGroups) -> str | None:
     return next((error for own, engine in parts if (error := partial_units_error(own, engine.unit_map))), None)
 
 
-def _dump_strategy_state(strategy_state: Any, engine: Engine) -> dict[str, Any]:
+def _dump_strategy_state(strategy_state: Any, engine: Engine, arrays: SavedArrays) -> dict[str, Any]:
     scalars, vectors = dump_strategy_state(strategy_state, engine.arrays)
-    return {"scalars": scalars, "vectors": {name: torch.tensor(vector) for name, vector in vectors.items()}}
+    return {"scalars": scalars, "vectors": {name: arrays.pack(vector) for name, vector in vectors.items()}}
 
 
-def _load_strategy_state(saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology) -> Any:
-    vectors = {name: vector.cpu().numpy() for name, vector in saved["vectors"].items()}
+def _load_strategy_state(
+    saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology, arrays: SavedArrays
+) -> Any:
+    vectors = {name: arrays.unpack(vector) for name, vector in saved["vectors"].items()}
     strategy_state = load_strategy_state(like, saved["scalars"], vectors, engine.arrays)
     units = engine.unit_map.units(topology)
     error = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
@@ -235,17 +256,3 @@ def _load_strategy_state(saved: Mapping[str, Any], like: Any, engine: Engine, to
 
 def _damaged(what: str) -> InputError:
     return InputError(f"the state dict of sparse training is damaged: {what}")
-
-
-@described.register
-def _(value: Tensor, depth: int = 0) -> Any:
-    return described(value.detach().float().cpu().numpy(), depth)
-
-
-@described.register(nn.Module)
-@described.register(nn.Parameter)
-@described.register(Optimizer)
-@described.register(torch.Generator)
-def _(value: Any, depth: int = 0) -> Any:  # noqa: ARG001
-    """Describe trained objects by their class alone: they are no options of a strategy."""
-    return type(value).__name__

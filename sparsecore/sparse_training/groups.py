@@ -1,18 +1,17 @@
 """Settings by group of tensors: what an entry such as ``{"encoder.*": 0.9}`` says about each sparse tensor."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import attrs
-from torch import nn
 
 from sparsecore.engine.distributions import check_sparsity
 from sparsecore.errors import InputError, listed
-from sparsecore_torch.sparse_training.model.parameters import named_parameters
-from sparsecore_torch.sparse_training.model.selection import Selection
-from sparsecore_torch.sparse_training.model.selectors import Selector, matching, selector_name
 
 Setting = TypeVar("Setting")
+
+Selector = str | type
+"""A glob on parameter names, or a class of modules where the framework has any."""
 
 _SHOWN = 8
 """The number of tensors that an error sentence names."""
@@ -34,9 +33,28 @@ class Group(Generic[Setting]):
     setting: Setting
 
 
-def groups_of(
-    argument: str, given: Setting | Mapping[Selector, Setting], model: nn.Module, selection: Selection
-) -> tuple[Group[Setting], ...]:
+@attrs.frozen(eq=False)
+class Choice:
+    """The sparse tensors of a model, among which the entries of a setting choose.
+
+    Attributes:
+        sparse: their names, in the order of the model.
+        left_out: why the other parameters are dense, by name.
+        matching: returns the names of the parameters that a selector of an argument matches, for which it raises an
+            InputError if there are none.
+    """
+
+    sparse: tuple[str, ...]
+    left_out: Mapping[str, str]
+    matching: Callable[[str, Selector], frozenset[str]]
+
+
+def selector_name(selector: Selector) -> str:
+    """Return a glob itself, or the name of a class."""
+    return selector.__name__ if isinstance(selector, type) else selector
+
+
+def groups_of(argument: str, given: Setting | Mapping[Any, Setting], choice: Choice) -> tuple[Group[Setting], ...]:
     """Return the groups into which a setting divides the sparse tensors.
 
     Of several entries that match a tensor, the last one applies to it.
@@ -44,20 +62,18 @@ def groups_of(
     Args:
         argument: of ``sparsify``, for error sentences.
         given: one setting for all tensors, or one for each glob on parameter names or class of modules.
-        model: without wrappers.
-        selection: the sparse tensors, all of which must be in a group.
+        choice: the sparse tensors, all of which must be in a group.
 
     Raises:
         InputError: an entry matches no sparse tensor, or later ones replace it everywhere; or a tensor is in no group.
     """
     if not isinstance(given, Mapping):
-        return (Group("", tuple(one.name for one in selection.sparse), given),)
+        return (Group("", choice.sparse, given),)
     if not given:
         raise InputError(f"{argument} is an empty dict; it has an entry for each group of tensors")
-    matched = {selector: _matched(argument, selector, model, selection) for selector in given}
+    matched = {selector: _matched(argument, selector, choice) for selector in given}
     chosen = {name: selector for selector, names in matched.items() for name in names}
-    names = tuple(one.name for one in selection.sparse)
-    missing = [name for name in names if name not in chosen]
+    missing = [name for name in choice.sparse if name not in chosen]
     if missing:
         raise InputError(
             f"{argument} has no entry for {listed(missing, _SHOWN)}; an entry '*' before the others is for all that no "
@@ -65,25 +81,24 @@ def groups_of(
         )
     groups = []
     for selector, setting in given.items():
-        own = tuple(name for name in names if chosen[name] == selector)
+        own = tuple(name for name in choice.sparse if chosen[name] == selector)
         if not own:
             raise InputError(_replaced(argument, selector, matched[selector], chosen))
         groups.append(Group(selector_name(selector), own, setting))
     return tuple(groups)
 
 
-def _matched(argument: str, selector: Selector, model: nn.Module, selection: Selection) -> frozenset[str]:
+def _matched(argument: str, selector: Selector, choice: Choice) -> frozenset[str]:
     """Return the sparse tensors that an entry matches."""
-    sparse = {one.name for one in selection.sparse}
-    found = matching(model, argument, selector, named_parameters(model))
-    if not found & sparse:
-        why = {name: selection.left_out[name] for name in found if name in selection.left_out}
+    found = choice.matching(argument, selector)
+    if not found & set(choice.sparse):
+        why = {name: choice.left_out[name] for name in found if name in choice.left_out}
         dense = listed([f"{name} ({reason})" for name, reason in why.items()], _SHOWN)
         raise InputError(
             f"the entry {selector_name(selector)!r} of {argument}= matches no sparse tensor, but {dense}; sparse are "
-            f"{listed([one.name for one in selection.sparse], _SHOWN)}"
+            f"{listed(choice.sparse, _SHOWN)}"
         )
-    return found & sparse
+    return found & set(choice.sparse)
 
 
 def _replaced(argument: str, selector: Selector, names: frozenset[str], chosen: Mapping[str, Selector]) -> str:

@@ -10,8 +10,8 @@ from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.engine.partition import Partition
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Layout, Topology
-from sparsecore_torch.sparse_training.groups import Group
-from sparsecore_torch.sparse_training.start import DEFAULT_SPARSITY, Request, Start, is_drawn, start_topology
+from sparsecore.sparse_training.groups import Group
+from sparsecore.sparse_training.start import DEFAULT_SPARSITY, Request, Start, is_drawn, start_topology
 
 Stack = Mapping[str, object]
 """Strategies by name, bottom first."""
@@ -98,7 +98,7 @@ def group_states(
     """Return the engines and their state before the first step.
 
     Args:
-        start: see :func:`sparsecore_torch.sparsify`.
+        start: see :func:`sparsecore.sparse_training.start.start_topology`.
         groups: of :func:`starting_groups`.
         request: what else is known, with an engine for all sparse tensors.
         make: makes an engine.
@@ -130,8 +130,7 @@ def _drawn(start: Start, group: StartingGroup, request: Request, make: MakeEngin
     engines = [group.engine] if partition.is_whole else [make(own, group.stack) for own in partition.parts]
     topologies = []
     for engine, one in zip(engines, group.sparsities, strict=True):
-        tensors = [tensor for tensor in request.tensors if tensor.name in one.tensors]
-        own = attrs.evolve(request, engine=engine, tensors=tensors, sparsity=one.setting)
+        own = attrs.evolve(request, engine=engine, sparsity=one.setting)
         topologies.append(start_topology(start, own))
         if own.counts is None:  # else the number of weights is exact, in all tensors together
             engine.warn_of_other_sparsity(topologies[-1], own.wanted_sparsity, stacklevel=4)

@@ -11,8 +11,8 @@ from sparsecore.engine.distributions import DISTRIBUTIONS, SHARES, budget_at, eq
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError, unknown
-from sparsecore_torch.sparse_training.groups import Group
-from sparsecore_torch.sparse_training.start import DEFAULT_SPARSITY, Start, is_drawn
+from sparsecore.sparse_training.groups import Group
+from sparsecore.sparse_training.start import DEFAULT_SPARSITY, is_drawn
 
 FLOPS = "flops"
 """The name of the distribution that gives every tensor the same number of multiplications."""
@@ -32,7 +32,7 @@ class CountRequest:
     budget: int | None
     example: Any
 
-    def check(self, sparsity: Any, start: Start, scope: str) -> None:
+    def check(self, sparsity: Any, start: object, scope: str) -> None:
         """Check what can be checked without a model.
 
         Args:
