@@ -12,20 +12,28 @@ from torch import Tensor, nn
 
 from sparsecore.errors import InputError, listed
 from sparsecore.sparse_training.groups import selector_name
+from sparsecore.sparse_training.names import (
+    HEAD,
+    NO_TOKENS,
+    POSITION_NETWORKS,
+    POSITIONS,
+    TOKENS,
+    TYPES,
+    has_word,
+    is_adapter,
+)
 from sparsecore_torch._torch_internals import own_buffers
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, named_modules, named_parameters
 from sparsecore_torch.sparse_training.model.selectors import Selector, Selectors, matching, several
 from sparsecore_torch.sparse_training.model.weight_matrices import (
     Use,
     class_names,
-    has_word,
     is_convolution,
     is_norm,
     is_router,
     kind_by_class,
     kind_by_name,
     uses_of,
-    words,
 )
 
 _SHOWN = 30
@@ -173,7 +181,7 @@ def _default(model: nn.Module) -> dict[str, Rule]:
         name
         for name, module in named_modules(model)
         if isinstance(module, nn.Linear) or (hasattr(module, "weight") and _is_called_linear(module))
-        if not _is_adapter(name)
+        if not is_adapter(name)
     ]
     heads = list(_heads(model))
     return {
@@ -185,12 +193,12 @@ def _default(model: nn.Module) -> dict[str, Rule]:
         "output layer, by its name": lambda one: one.named.is_within(heads),
         "magnitude of weight_norm": _of_use(_is_magnitude),
         "a vector: at most one side is longer than one": lambda one: sum(side > 1 for side in one.parameter.shape) < 2,
-        "embedding of types": _of_use(lambda use: _is_table_of(_TYPES, use)),
+        "embedding of types": _of_use(lambda use: _is_table_of(TYPES, use)),
         "relative or absolute positions": _of_use(
-            lambda use: _is_table_of(_POSITIONS, use) or has_word(_POSITION_NETWORKS, *use.path[-3:])
+            lambda use: _is_table_of(POSITIONS, use) or has_word(POSITION_NETWORKS, *use.path[-3:])
         ),
-        "embedding of something else than tokens": _of_use(lambda use: _is_table_of(_NO_TOKENS, use)),
-        "low-rank adapter": lambda one: any(map(_is_adapter, one.named.names)),
+        "embedding of something else than tokens": _of_use(lambda use: _is_table_of(NO_TOKENS, use)),
+        "low-rank adapter": lambda one: any(map(is_adapter, one.named.names)),
         "router of experts": _of_use(is_router),
         "depthwise convolution": _of_use(_is_depthwise),
     }
@@ -198,18 +206,6 @@ def _default(model: nn.Module) -> dict[str, Rule]:
 
 def _is_called_linear(module: nn.Module) -> bool:
     return any(re.search(r"Linear|Conv1D$|Dense$", name) for name in class_names(module))
-
-
-_POSITIONS = (
-    r"pos|position\w*|posemb\w*|wpe|pe|rpe|rpb|rel|relative\w*|relpos\w*|time|timesteps?|times|temporal|row|col|column"
-)
-_POSITION_NETWORKS = r"cpb_mlp|rel_pos\w*|relative_pos\w*|pos\w*_bias"
-"""Small networks that compute a bias from the distance of two positions."""
-_TYPES = r"type|types|segment|segments|seg"
-_NO_TOKENS = (
-    r"query|queries|class|classes|cls|labels?|prompts?|latents?|registers?|codebooks?|quanti[sz]e\w*|prototypes?"
-)
-_TOKENS = r"word|words|token|tokens|tok|wte|vocab|char|chars|text|shared"
 
 
 def _is_table(use: Use) -> bool:
@@ -221,7 +217,7 @@ def _table_names(use: Use) -> tuple[str, ...]:
     """The names that say what is looked up: the table's own, and those around it unless its own speaks of tokens."""
     last = use.path[-1] if use.attribute == "weight" and use.path else use.attribute
     own = (last, *class_names(use.layer))
-    return own if has_word(_TOKENS, last) else (*own, *use.path[-2:])
+    return own if has_word(TOKENS, last) else (*own, *use.path[-2:])
 
 
 def _is_table_of(pattern: str, use: Use) -> bool:
@@ -241,26 +237,15 @@ def _is_direction(use: Use) -> bool:
     return getattr(use.layer, f"{use.attribute}_v", None) is use.parameter
 
 
-def _is_adapter(name: str) -> bool:
-    return any(
-        re.search(r"(^|_)(lora|loha|lokr|hada|vera|dora|ia3|oft|boft)(_|$)", words(part)) for part in name.split(".")
-    )
-
-
 def _is_depthwise(use: Use) -> bool:
     layer: Any = use.layer
     return is_convolution(layer) and 1 < getattr(layer, "groups", 1) == getattr(layer, "in_channels", None)
 
 
-_HEAD = re.compile(
-    r"((lm|aux|cls|mlm|mlp|class|classification|prediction|output|policy|value)_)?heads?(_dist|_?\d+)?|(\w+_)?classifier"
-)
-
-
 def _heads(model: nn.Module) -> Iterator[str]:
     """The names of output layers, by their own names or those of modules in which they are alone or last."""
     for name, module in named_modules(model):
-        if _HEAD.fullmatch(name.rpartition(".")[2]):
+        if HEAD.fullmatch(name.rpartition(".")[2]):
             several = isinstance(module, nn.ModuleList | nn.ModuleDict)
             for within, head in module.named_children() if several else [("", module)]:
                 layers = [

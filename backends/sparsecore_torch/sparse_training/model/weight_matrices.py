@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from sparsecore.sparse_training.names import has_word, words
 from sparsecore_torch._torch_internals import CONVOLUTION_BASE, NORM_BASE, own_modules, own_parameters
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, within_compiled
 
@@ -181,25 +182,6 @@ def is_convolution(module: nn.Module) -> bool:
     return isinstance(module, CONVOLUTION_BASE) or any(
         re.fullmatch(r"(Lazy)?Conv(Transpose)?[123]d", name) for name in class_names(module)
     )
-
-
-def words(text: str) -> str:
-    """Return a name in lower case, its words separated by underscores.
-
-    >>> words("RelativePositionBias"), words("lora_A")
-    ('relative_position_bias', 'lora_a')
-    """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+", "_", text).lower()
-
-
-def has_word(pattern: str, *texts: str) -> bool:
-    """Return whether a word of the names matches a pattern.
-
-    Args:
-        pattern: a regular expression of whole words.
-        texts: the names.
-    """
-    return any(re.search(rf"(?<![a-z])({pattern})(?![a-z])", words(text)) for text in texts)
 
 
 def close_names(use: Use) -> tuple[str, ...]:
