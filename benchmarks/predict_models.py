@@ -3,15 +3,18 @@
     python benchmarks/predict_models.py [--models ResNet-18] [--threads 1 2] [--batches 1 16] [--sparsity 0.9]
 
 Each predicts in a process of its own, and they take turns. All predict the same from the same weights, which is made
-sure of before. OpenVINO takes part where it is installed, also with its option for sparse weights.
+sure of before. OpenVINO takes part where it is installed, also with its option for sparse weights. Results of other
+networks are kept in the files.
 """
 
 import argparse
+import json
 import statistics
 import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,30 +23,31 @@ import numpy as np
 import quiet_machine
 from machine import sentence
 from worker_processes import Worker, alone
-from writing import table, write
+from writing import RESULTS, table, write
 
 from sparsecore_cpu.inference import Predictor
 
 MODELS = ("WRN-28-2", "ResNet-18", "VGG-16", "ResNet-50", "MobileNetV2", "ViT-Tiny", "GPT-2 block", "MLP")
 DEFAULT = ("WRN-28-2", "ResNet-18", "MobileNetV2", "GPT-2 block")
 OURS = "CPU backend"
+NAME = "predict_models"
 
 
 def main() -> None:
     options = _options()
-    times: dict[str, Any] = {}
-    facts: dict[str, Any] = {}
+    report = _known()
     for model in options.models:
         with TemporaryDirectory() as folder:
             alone(_write_files, model, options.sparsity, options.batches, Path(folder))
-            times[model] = {}
-            for threads in options.threads:
-                for batch in options.batches:
-                    measured, machine = _measured(options, Path(folder), threads, batch)
-                    times[model][f"threads {threads}, batch {batch}"] = measured
-                    facts |= machine
-    report = {"machine": facts, "settings": vars(options), "ms an example": times}
-    write("predict_models", report, _page(report))
+            times, facts = {}, {}
+            for threads, batch in product(options.threads, options.batches):
+                measured, machine = _measured(options, Path(folder), threads, batch)
+                times[f"threads {threads}, batch {batch}"] = measured
+                facts |= machine
+        settings = {name: given for name, given in vars(options).items() if name != "models"}
+        report["measured"][model] = {"machine": facts, "settings": settings, "ms an example": times}
+        write(NAME, report, _page(report), is_shown=False)
+    print(_page(report), end="")
 
 
 def _options() -> argparse.Namespace:
@@ -139,25 +143,38 @@ def _openvino(rate: float, folder: Path, threads: int, examples: Any) -> Callabl
     return lambda: request.infer([examples])[0]
 
 
+def _known() -> dict[str, Any]:
+    path = RESULTS / f"{NAME}.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {"measured": {}}
+
+
 def _page(report: dict[str, Any]) -> str:
-    settings = report["settings"]
-    names = list(dict.fromkeys(name for by in report["ms an example"].values() for one in by.values() for name in one))
+    entries = [(model, report["measured"][model]) for model in MODELS if model in report["measured"]]
+    names = list(dict.fromkeys(name for _, entry in entries for by in entry["ms an example"].values() for name in by))
     rows = [
-        [f"{model}, {setting}", *(f"{times[name]:.3f}" for name in names), f"{_gain(times):.2f}"]
-        for model, by in report["ms an example"].items()
-        for setting, times in by.items()
+        [
+            f"{model}, {setting}",
+            f"{entry['settings']['sparsity']:g}",
+            *(f"{times[name]:.3f}" if name in times else "" for name in names),
+            f"{_gain(times):.2f}",
+        ]
+        for model, entry in entries
+        for setting, times in entry["ms an example"].items()
     ]
+    busy = {"busy": any(entry["settings"]["busy"] for _, entry in entries)}
+    rounds = min(entry["settings"]["rounds"] for _, entry in entries)
+    facts = [{name: fact for name, fact in entry["machine"].items() if "threads" not in name} for _, entry in entries]
+    machines = "\n\n".join(dict.fromkeys(map(sentence, facts)))
     return f"""# Predictions of sparse networks on the CPU
 
-{quiet_machine.caveat(settings)}Milliseconds an example in float32, at a sparsity of {settings["sparsity"]:g} in each
-layer but the first convolution and depthwise ones; medians over {settings["rounds"]} rounds. Images of WRN-28-2,
-ResNet-18 and VGG-16 are 32×32×3, others 224×224×3; the block of GPT-2 has 768 features and 128 tokens. ONNX Runtime
-and OpenVINO compute with the zeros. The last column is the time of the fastest of the others, relative to the CPU
-backend's.
+{quiet_machine.caveat(busy)}Milliseconds an example in float32, at the given sparsity of each layer but the first
+convolution and depthwise ones; medians over at least {rounds} rounds. Images of WRN-28-2, ResNet-18 and VGG-16 are
+32×32×3, others 224×224×3; the block of GPT-2 has 768 features and 128 tokens. ONNX Runtime and OpenVINO compute with
+the zeros. The last column is the time of the fastest of the others, relative to the CPU backend's.
 
-{table(("", *names, "gain"), rows)}
+{table(("", "sparsity", *names, "gain"), rows)}
 
-{sentence(report["machine"])}
+{machines}
 """
 
 
