@@ -12,7 +12,9 @@ pytestmark = pytest.mark.usefixtures("quick_runs")
 WALKED = (
     "README.md",
     "docs/experiments.md",
+    "docs/explanations/reproducibility.md",
     "docs/lottery.md",
+    "docs/start.md",
     "docs/strategies.md",
     "docs/studies-elsewhere.md",
     "docs/write-a-backend.md",
@@ -28,6 +30,10 @@ ELSEWHERE = {
     "backends/sparsecore_cpu/README.md": "test_cpu_inference_files.py",
     "docs/export.md": "test_export_documentation.py",
     "docs/flops.md": "test_flops.py",
+    "docs/coming-from.md": "test_sparsify_documentation.py",
+    "docs/explanations/kernels.md": "test_sparsify_documentation.py",
+    "docs/explanations/positions.md": "test_sparsify_documentation.py",
+    "docs/faq.md": "test_sparsify_documentation.py",
     "docs/hooks.md": "test_plugin_documentation.py",
     "docs/notebooks.md": "test_observers_documentation.py",
     "docs/observers.md": "test_observers_documentation.py",
@@ -68,7 +74,10 @@ def test_every_page_with_executable_examples_is_tested() -> None:
         assert Path(page).stem in (ROOT / "tests" / test).read_text("utf-8"), test
 
 
-@pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")))
+@pytest.mark.parametrize(
+    "page",
+    sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("docs/*.md"), *ROOT.glob("docs/explanations/*.md"))),
+)
 def test_every_page_opens_with_an_example(page: str) -> None:
     opening = "\n".join(read(page).splitlines()[:40])
     assert re.search(r"^(```(python|sh|toml)|    (sparsecore|python|torchrun) )", opening, re.MULTILINE)

@@ -23,6 +23,7 @@ PAGES = sorted(
     for path in [
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/explanations/*.md"),
         *ROOT.glob("docs/results/*.md"),
         ROOT / "benchmarks/README.md",
         ROOT / "backends/sparsecore_cpu/README.md",

@@ -34,7 +34,18 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     assert (space["averaged"].module[2].weight != 0).sum() <= space["averaged"].module[2].weight.numel() // 5
 
 
-@pytest.mark.parametrize("page", ["docs/sparsify-groups.md", "docs/compact-storage.md", "docs/young-weights.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "docs/coming-from.md",
+        "docs/compact-storage.md",
+        "docs/explanations/kernels.md",
+        "docs/explanations/positions.md",
+        "docs/faq.md",
+        "docs/sparsify-groups.md",
+        "docs/young-weights.md",
+    ],
+)
 def test_the_page_runs_by_itself(page):
     torch.manual_seed(0)
     space = {}
