@@ -1,6 +1,5 @@
 """Predictions with modules of torch: those of torch in double precision, from any batch and from files."""
 
-import json
 import re
 from collections.abc import Callable
 from functools import cache
@@ -15,7 +14,7 @@ pytest.importorskip("sparsecore_cpu._kernels")
 
 from inference_examples import close
 from model_examples import NETWORKS, inputs_for, network, outputs_of
-from safetensors.numpy import load_file, save_file
+from sealed_content import rewrite
 from sparsify_examples import convnet, sgd, train
 from torch import nn
 from torch.nn import functional
@@ -217,9 +216,6 @@ def _said(name: str, value: Any) -> Any:
 def test_a_damaged_file_is_refused(change: Any, tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     predictor_of("perceptron").save(path)
-    content = path.read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-    arrays, facts = change(load_file(path), json.loads(header["sparsecore"]))
-    save_file(arrays, path, {"sparsecore": json.dumps(facts)})
+    rewrite(path, change)
     with pytest.raises(InputError, match="is damaged"):
         Predictor.load(path)

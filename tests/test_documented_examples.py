@@ -34,6 +34,7 @@ ELSEWHERE = {
     "docs/explanations/kernels.md": "test_sparsify_documentation.py",
     "docs/explanations/positions.md": "test_sparsify_documentation.py",
     "docs/faq.md": "test_sparsify_documentation.py",
+    "docs/formats.md": "test_formats.py",
     "docs/hooks.md": "test_plugin_documentation.py",
     "docs/notebooks.md": "test_observers_documentation.py",
     "docs/observers.md": "test_observers_documentation.py",

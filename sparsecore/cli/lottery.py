@@ -29,6 +29,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure, unstructure
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.toml_files import read_toml
+from sparsecore.formats import LOTTERY
 from sparsecore.learning.ranks import Ranks
 from sparsecore.run.files import BusyError, Lock, read_regular_toml, write_whole
 from sparsecore.run.folder import LOTTERY_FILE, RunFolder, create_numbered, free_path
@@ -256,7 +257,8 @@ def _lottery(options: Mapping[str, Any]) -> Lottery:
 def _resumed_lottery(options: Mapping[str, Any], folder: RunFolder) -> Lottery:
     """Return the lottery in the folder, perhaps with another number of rounds, or with controls from now on."""
     try:
-        stored = structure(read_regular_toml(folder.path / LOTTERY_FILE), Lottery, LOTTERY_FILE)
+        tables = LOTTERY.take(read_regular_toml(folder.path / LOTTERY_FILE), LOTTERY_FILE)
+        stored = structure(tables, Lottery, LOTTERY_FILE)
     except InputError as error:
         raise InputError(
             f"{folder.path} is the folder of no lottery: {LOTTERY_FILE} cannot be read ({error})"
@@ -275,7 +277,7 @@ def _save_lottery(request: LotteryRequest) -> None:
 
 
 def _content(request: LotteryRequest) -> bytes:
-    return tomli_w.dumps(unstructure(request.lottery)).encode()
+    return tomli_w.dumps(LOTTERY.put(unstructure(request.lottery))).encode()
 
 
 def _folder_fact(request: LotteryRequest) -> dict[str, str]:

@@ -18,6 +18,7 @@ from sparsecore.experiment.experiment import DEFAULT_OPTIMIZER, SECTIONS, Experi
 from sparsecore.experiment.presets import default_stack, presets
 from sparsecore.experiment.start_settings import SUFFIX, gives_active
 from sparsecore.experiment.toml_files import as_list, read_toml, toml_value
+from sparsecore.formats import RUN
 from sparsecore.plugins.discovery import file_of, installed, load
 
 
@@ -168,7 +169,7 @@ def assemble(file: Path | None, options: Mapping[str, str], stack: Sequence[str]
     Raises:
         InputError: the file cannot be read, or a setting has not this form.
     """
-    given = _with_tables(read_toml(file)) if file else {}
+    given = _with_tables(RUN.take(read_toml(file), f"the file {file}")) if file else {}
     use_presets = given.pop("presets", True)
     if not isinstance(use_presets, bool):
         raise InputError(f"presets is true or false; given {use_presets!r}")

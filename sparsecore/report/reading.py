@@ -11,6 +11,7 @@ import attrs
 from sparsecore.errors import InputError, InputWarning
 from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.toml_files import read_toml
+from sparsecore.formats import RUN
 from sparsecore.notebook.html import TensorCounts, UpdateTotals, block, note, tensor_table, update_chart, value_table
 from sparsecore.run.checkpoint import Checkpoint, facts_in, logs_of
 from sparsecore.run.files import digest_of
@@ -115,7 +116,7 @@ def read_run(folder: Path) -> RunRecord:
             raise InputError(f"{folder} is not the folder of a run: it has no {path.name}")
     tensors = read_record(files.tensors, StartTensors).tensors
     run = RunRecord(
-        experiment=read_toml(files.experiment),
+        experiment=RUN.take(read_toml(files.experiment), f"the run {folder}"),
         experiment_text=read_text(files.experiment),
         tensors=tensors,
         epochs=read_lines(files.metrics, Metrics),

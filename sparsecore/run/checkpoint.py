@@ -3,26 +3,28 @@
 A digest over the whole content detects damaged files; fingerprints of experiment and data detect foreign ones.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
+from sparsecore.formats import CHECKPOINT, KEY
 from sparsecore.learning.protocols import Learner
 from sparsecore.run.files import LogState, check_regular, write_whole
-
-_FORMAT = "sparsecore checkpoint 2"
-_ENTRY = "sparsecore"
-
-HostArrays = Mapping[str, NDArray[Any]]
+from sparsecore.run.sealed_files import (
+    ENTRY,
+    HostArrays,
+    checksum,
+    read_entry,
+    sealed_content,
+    unsealed_facts,
+)
 
 
 @attrs.frozen
@@ -72,16 +74,11 @@ class Checkpoint:
 
     def content(self) -> bytes:
         """The content of the file, in the safetensors format."""
-        from safetensors.numpy import save
-
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        entry = json.dumps({"format": _FORMAT, "facts": self._facts(), "sha256": self.sha256()})
-        # one entry: safetensors writes several in an order that changes from process to process
-        return bytes(save(arrays, {_ENTRY: entry}))
+        return sealed_content(CHECKPOINT, self._facts(), self.arrays)
 
     def sha256(self) -> str:
         """The SHA-256 of facts and arrays."""
-        return _digest(self._facts(), self.arrays)
+        return checksum(self._facts(), self.arrays)
 
     def _facts(self) -> str:
         return json.dumps(self.facts, sort_keys=True, allow_nan=False)
@@ -91,32 +88,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint from a file.
 
     Raises:
-        InputError: it is damaged, or no checkpoint of this version.
+        InputError: it is damaged, or no checkpoint of a version that is read.
     """
-    from safetensors import safe_open
-
     source = f"the checkpoint {path}"
     check_regular(path, source)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            entry = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # of safetensors, JSON or NumPy
-        raise InputError(f"{source} is damaged: {error}") from error
-    if not isinstance(entry, dict) or entry.get("format") != _FORMAT:
-        raise InputError(f"{path} is no checkpoint of this version: expected the format {_FORMAT!r}")
-    facts = entry.get("facts", "")
-    if not isinstance(facts, str) or entry.get("sha256") != _digest(facts, arrays):
-        raise InputError(f"{source} is damaged: its content does not match its checksum")
-    try:
-        known = json.loads(facts)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source} is damaged: its facts are no JSON ({error})") from error
-    if not isinstance(known, dict):
-        raise InputError(f"{source} is damaged: its facts are no table")
-    return Checkpoint(known, arrays, source)
+    entry, arrays = read_entry(path, source)
+    CHECKPOINT.check(entry.get(KEY), source)
+    return Checkpoint(unsealed_facts(entry, arrays, source), arrays, source)
 
 
 def read_arrays(path: Path, what: str) -> dict[str, NDArray[Any]]:
@@ -158,7 +136,7 @@ def facts_in(path: Path) -> Mapping[str, Any]:
     try:
         check_regular(path, str(path))
         with safe_open(path, framework="numpy") as file:
-            found = json.loads(json.loads((file.metadata() or {})[_ENTRY])["facts"])
+            found = json.loads(json.loads((file.metadata() or {})[ENTRY])["facts"])
     except Exception:  # of safetensors or JSON; a caller that needs the checkpoint reads all of it
         return {}
     return found if isinstance(found, dict) else {}
@@ -223,12 +201,3 @@ def from_checkpoint(checkpoint: Checkpoint, start: State, learner: Learner) -> S
     }
     learner.load_state(topology, checkpoint.group("learner"))
     return State(topology, strategy_states, attrs.evolve(start.clock, **checkpoint.facts["clock"]))
-
-
-def _digest(facts: str, arrays: HostArrays) -> str:
-    digest = hashlib.sha256(facts.encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -12,6 +12,7 @@ import attrs
 import tomli_w
 
 from sparsecore.errors import InputError
+from sparsecore.formats import RUN
 from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml
 
 LOTTERY_FILE = "lottery.toml"
@@ -110,7 +111,7 @@ class RunFolder:
         """
         try:
             # the experiment is complete: read back, it is not to be filled in from presets of a later version
-            experiment = tomli_w.dumps({"presets": False, **tables}).encode()
+            experiment = tomli_w.dumps(RUN.put({"presets": False, **tables})).encode()
             new_folder(self.path, {self.experiment.name: experiment, **others})
         except FileExistsError:
             raise self._exists() from None
@@ -150,10 +151,10 @@ class RunFolder:
         """The tables of the run's experiment.
 
         Raises:
-            InputError: this is no run folder, or the file is damaged.
+            InputError: this is no run folder, one of a later version, or the file is damaged.
         """
         try:
-            tables = read_regular_toml(self.experiment)
+            tables = RUN.take(read_regular_toml(self.experiment), f"the run {self.path}")
         except InputError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 raise InputError(f"{self.path} is no run folder: it has no {self.experiment.name}") from None

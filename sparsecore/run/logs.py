@@ -22,6 +22,7 @@ from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.conversion import structure
+from sparsecore.formats import RUN
 from sparsecore.learning.ledger import Bytes
 from sparsecore.learning.protocols import Totals
 from sparsecore.notebook.html import block, value_table
@@ -274,9 +275,9 @@ def read_record(path: Path, kind: type[Record]) -> Record:
         kind: the schema, an attrs class.
 
     Raises:
-        InputError: it cannot be read, or is damaged.
+        InputError: it cannot be read, is damaged, or is of a later version.
     """
-    return _record(path, 1, read_text(path), kind)
+    return _structured(path, 1, RUN.take(_object(path, 1, read_text(path)), str(path)), kind)
 
 
 def read_lines(path: Path, kind: type[Record]) -> tuple[Record, ...]:
@@ -292,7 +293,7 @@ def read_lines(path: Path, kind: type[Record]) -> tuple[Record, ...]:
     content = _read_bytes(path)
     # what follows the last newline was being written when the run was killed, and may end within a letter
     lines = _decode(path, content[: content.rfind(b"\n") + 1]).split("\n")[:-1]
-    return tuple(_record(path, number, line, kind) for number, line in enumerate(lines, 1))
+    return tuple(_structured(path, number, _object(path, number, line), kind) for number, line in enumerate(lines, 1))
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -311,7 +312,7 @@ def _decode(path: Path, content: bytes) -> str:
         raise InputError(f"{path}, line {line}: expected UTF-8 text") from error
 
 
-def _record(path: Path, line: int, text: str, kind: type[Record]) -> Record:
+def _object(path: Path, line: int, text: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except json.JSONDecodeError as error:
@@ -323,6 +324,10 @@ def _record(path: Path, line: int, text: str, kind: type[Record]) -> Record:
         raise InputError(f"{path}, line {line}: not valid JSON, {error}") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path}, line {line}: expected a JSON object, found {text[:40].strip()!r}")
+    return fields
+
+
+def _structured(path: Path, line: int, fields: dict[str, Any], kind: type[Record]) -> Record:
     try:
         return structure(fields, kind, "the record", lenient=True)
     except InputError as error:

@@ -18,6 +18,7 @@ from sparsecore.engine.state import State
 from sparsecore.errors import DivergedError, InputError, InputWarning
 from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.plugin_choice import PluginChoice
+from sparsecore.formats import RUN
 from sparsecore.learning.flops import StepSums
 from sparsecore.learning.gradients import backward
 from sparsecore.learning.ledger import Bytes
@@ -373,7 +374,7 @@ def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
         run=str(folder.path.resolve()),
         experiment_sha256=experiment_fingerprint(setup.experiment.tables()),
     )
-    write_whole(folder.result, json.dumps(attrs.asdict(result), indent=1).encode() + b"\n")
+    write_whole(folder.result, json.dumps(RUN.put(attrs.asdict(result)), indent=1).encode() + b"\n")
     return result
 
 

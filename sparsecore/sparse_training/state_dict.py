@@ -16,9 +16,11 @@ from sparsecore.engine.state import State, dump_strategy_state, load_strategy_st
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import partial_units_error
 from sparsecore.errors import InputError
+from sparsecore.formats import KEY, STATE_DICT
 from sparsecore.plugins.description import describe_strategies, described
 
-_FORMAT = "sparsecore sparse training 2"
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+"""The errors that entries of other types than expected cause."""
 
 Counts = tuple[int, ...]
 Identity = Mapping[str, Any]
@@ -93,7 +95,7 @@ def dump(
         for engine, own in zip(engines.engines, state.states, strict=True)
     ]
     return {
-        "format": _FORMAT,
+        KEY: STATE_DICT.text,
         **copy.deepcopy(dict(identity)),
         "weights": state.topology.size,
         "positions": arrays.pack(state.topology.host_positions),
@@ -135,10 +137,10 @@ def load(
         start = tuple(_count(weights, "start") for weights in saved["start"])
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise _damaged(repr(error)) from error
+    except MALFORMED as error:
+        raise damaged(repr(error)) from error
     if len(start) != len(like.topology.layout):
-        raise _damaged(f"it holds {len(start)} numbers of weights at the start; there are {len(like.topology.layout)}")
+        raise damaged(f"it holds {len(start)} numbers of weights at the start; there are {len(like.topology.layout)}")
     return GroupStates(topology, states, attrs.evolve(like.clock, step=step, updates=updates)), start
 
 
@@ -159,8 +161,9 @@ def _load_group(
 
 
 def _check_same(saved: Mapping[str, Any], identity: Identity) -> None:
-    if not isinstance(saved, Mapping) or saved.get("format") != _FORMAT:
-        raise InputError(f"this is no state dict of sparse training: expected one with the format {_FORMAT!r}")
+    if not isinstance(saved, Mapping):
+        raise InputError(f"what is to be loaded is no state dict of sparse training but {type(saved).__name__}")
+    STATE_DICT.check(saved.get(KEY), "what is to be loaded")
     # strategies that differ explain why their defaults do
     later = {"tensors", "strategies", "regrow_pruned"}
     others = {fact: here for fact, here in identity.items() if fact not in later}
@@ -213,14 +216,14 @@ def _tensor_difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
 
 
 def _count(saved: Any, name: str) -> int:
-    if not isinstance(saved, int) or saved < 0:
-        raise _damaged(f"{name!r} is {saved!r}; expected a whole number of at least 0")
+    if type(saved) is not int or saved < 0:
+        raise damaged(f"{name!r} is {saved!r}; expected a whole number of at least 0")
     return saved
 
 
 def _load_topology(positions: NDArray[Any], weights: int, like: Topology, engines: EngineGroups) -> Topology:
     if positions.shape != (weights,):
-        raise _damaged(f"it holds {describe(positions)}; expected {weights} positions")
+        raise damaged(f"it holds {describe(positions)}; expected {weights} positions")
     on_backend = like.arrays.from_numpy(positions)
     error = (
         positions_error(on_backend, like)
@@ -228,7 +231,7 @@ def _load_topology(positions: NDArray[Any], weights: int, like: Topology, engine
         or _units_error(like.at(on_backend), engines)
     )
     if error:
-        raise _damaged(f"it holds {error}")
+        raise damaged(f"it holds {error}")
     return like.at(on_backend)
 
 
@@ -250,9 +253,10 @@ def _load_strategy_state(
     units = engine.unit_map.units(topology)
     error = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
     if error:
-        raise _damaged(f"a strategy state has {error}")
+        raise damaged(f"a strategy state has {error}")
     return strategy_state
 
 
-def _damaged(what: str) -> InputError:
+def damaged(what: str) -> InputError:
+    """Return the error for a state dict that no training has written."""
     return InputError(f"the state dict of sparse training is damaged: {what}")

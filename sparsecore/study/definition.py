@@ -14,6 +14,7 @@ from sparsecore.engine.distributions import check_sparsity
 from sparsecore.errors import InputError, unknown
 from sparsecore.experiment.conversion import structure, unstructure
 from sparsecore.experiment.toml_files import read_toml, toml_tables
+from sparsecore.formats import STUDY
 
 T = TypeVar("T")
 
@@ -283,7 +284,8 @@ def load_study(name: str) -> Study:
         preset = _folder() / f"{name}.toml"
         return Study.of(toml_tables(preset.read_bytes(), preset))
     if name.endswith(".toml"):
-        return Study.of({"name": Path(name).stem, **read_toml(Path(name))})
+        tables = STUDY.take(read_toml(Path(name)), f"the file {name}")
+        return Study.of({"name": Path(name).stem, **tables})
     raise InputError(f"{unknown('study', name, preset_names())}; the name of your own file ends in .toml")
 
 

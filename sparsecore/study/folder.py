@@ -13,6 +13,7 @@ import tomli_w
 
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import differences, experiment_fingerprint
+from sparsecore.formats import STUDY
 from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml, write_whole
 from sparsecore.run.folder import FolderExistsError, RunFolder, is_occupied
 from sparsecore.run.logs import Effort, RunFlops, read_record
@@ -143,7 +144,7 @@ class StudyFolder(ReportFolder):
             "experiments": {trial.name: experiment_fingerprint(tables) for trial, tables in experiments.items()},
         }
         contents = {
-            self.study.name: tomli_w.dumps(study.tables()).encode(),
+            self.study.name: tomli_w.dumps(STUDY.put(study.tables())).encode(),
             self.manifest.name: json.dumps(manifest, indent=1).encode(),
             **{f"experiments/{trial.name}.toml": _content(tables) for trial, tables in experiments.items()},
         }
@@ -186,7 +187,7 @@ class StudyFolder(ReportFolder):
             InputError: the folder has no study, or its file is damaged or has changed since the study was created.
         """
         try:
-            study = Study.of(read_regular_toml(self.study))
+            study = Study.of(STUDY.take(read_regular_toml(self.study), f"the file {self.study}"))
         except InputError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 raise InputError(f"{self.path} is not the folder of a study: it has no {self.study.name}") from None

@@ -1,6 +1,6 @@
 """The whole state dict of a sparse training: the state of its strategies, and what else it keeps from step to step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.engine.groups import GroupStates
+from sparsecore.errors import InputError
 from sparsecore.observers.record import Record
 from sparsecore.plugins.description import described
+from sparsecore.sparse_training.checksums import CHECKSUMS, add_content, check_sums, checksums
 from sparsecore.sparse_training.saved_record import SavedRecord, dump_record, load_record
-from sparsecore.sparse_training.state_dict import Counts, Identity, SavedArrays, dump, load
+from sparsecore.sparse_training.state_dict import MALFORMED, Counts, Identity, SavedArrays, damaged, dump, load
 from sparsecore_torch.sparse_training.flops import FlopCount
 from sparsecore_torch.sparse_training.installed import Installed
 from sparsecore_torch.sparse_training.parts import TrainingParts
@@ -47,7 +49,7 @@ def dump_training(
         Tensors, numbers, strings, lists and dicts.
     """
     kernels = parts.routes.decisions.dump()
-    return {
+    saved = {
         **dump(parts.engines, state, identity, start, ARRAYS),
         "flops": flops.dump(),
         "young": installed.young.dump(),
@@ -55,6 +57,7 @@ def dump_training(
         **dump_record(record, ARRAYS),
         **({"kernels": kernels} if kernels else {}),
     }
+    return {**saved, CHECKSUMS: checksums(saved)}
 
 
 @attrs.frozen(eq=False)
@@ -109,10 +112,16 @@ def load_training(
         InputError: it is damaged, no such state dict, or of another training.
     """
     state, start = load(saved, parts.engines, like, identity, ARRAYS)
-    record = load_record(saved, parts.engines.layout, ARRAYS)
-    flops = FlopCount.load(saved.get("flops"), len(parts.engines.layout), state.clock.step)
-    installed.silent.check(saved, state.topology.size)
-    marks = installed.young.loaded(saved.get("young"), state.topology)
+    try:
+        record = load_record(saved, parts.engines.layout, ARRAYS)
+        flops = FlopCount.load(saved.get("flops"), len(parts.engines.layout), state.clock.step)
+        installed.silent.check(saved, state.topology.size)
+        marks = installed.young.loaded(saved.get("young"), state.topology)
+        check_sums(saved)
+    except InputError:
+        raise
+    except MALFORMED as error:
+        raise damaged(repr(error)) from error
     return SavedTraining(saved, state, start, flops, record, marks)
 
 
@@ -128,3 +137,10 @@ def _(value: Tensor, depth: int = 0) -> Any:
 def _(value: Any, depth: int = 0) -> Any:  # noqa: ARG001
     """Describe trained objects by their class alone: they are no options of a strategy."""
     return type(value).__name__
+
+
+@add_content.register
+def _(content: Tensor, update: Callable[[Any], object]) -> None:
+    update(f"tensor {content.dtype} {tuple(content.shape)}:".encode())
+    # one byte an entry, as NumPy does not have every dtype
+    update(content.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -10,6 +10,7 @@ import tomli_w
 
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import differences
+from sparsecore.formats import COMPARISON
 from sparsecore.run.files import new_folder, read_regular_toml
 from sparsecore.run.folder import FolderExistsError, is_occupied
 from sparsecore.study.folder import StudyFolder
@@ -68,7 +69,7 @@ class ComparisonFolder(ReportFolder):
         """
         self.check_free()
         contents = {
-            self.definition.name: tomli_w.dumps(comparison.tables()).encode(),
+            self.definition.name: tomli_w.dumps(COMPARISON.put(comparison.tables())).encode(),
             self.manifest.name: json.dumps(comparison.tables(), indent=1).encode(),
         }
         try:
@@ -91,7 +92,9 @@ class ComparisonFolder(ReportFolder):
         if not self.exists():
             raise InputError(f"{self.path} is not the folder of a comparison: it has no {self.definition.name}")
         try:
-            comparison = StrategyComparison.of(read_regular_toml(self.definition))
+            comparison = StrategyComparison.of(
+                COMPARISON.take(read_regular_toml(self.definition), f"the file {self.definition}")
+            )
             begun = json.loads(self.manifest.read_text("utf-8"))
             changes = differences(_by_name(begun), _by_name(json.loads(json.dumps(comparison.tables()))))
         except InputError as error:

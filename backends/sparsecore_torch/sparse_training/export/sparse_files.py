@@ -1,6 +1,6 @@
 """Files that are as small as the network: the nonzero weights, their positions, and the dense rest.
 
-The format is described in docs/export.md.
+The format is described in docs/formats.md.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from sparsecore.errors import InputError, listed
 from sparsecore.extras import require
+from sparsecore.formats import KEY, SPARSE_MODEL
 from sparsecore_torch._torch_internals import COMPILED_MODULE
 from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.checks import check_is_plain, check_not_in_training
@@ -32,7 +33,6 @@ from sparsecore_torch.sparse_training.model.parameters import named_parameters, 
 from sparsecore_torch.sparse_training.training import SparseTraining
 from sparsecore_torch.tensors import has_memory
 
-FORMAT = "sparsecore sparse model 1"
 _ENTRY = "sparsecore"
 _VALUES, _POSITIONS = ":values", ":positions"
 _SHOWN = 8
@@ -138,7 +138,7 @@ def save_sparse(source: SparseTraining | nn.Module, path: str | os.PathLike[str]
         raise InputError(f"there is no folder {str(path.parent)!r} to write {path.name} to")
     content = _content_of(*_model_and_positions(source))
     facts = content.facts()
-    entry = json.dumps({"format": FORMAT, "facts": facts, "sha256": _digest(facts, content.tensors)})
+    entry = json.dumps({KEY: SPARSE_MODEL.text, "facts": facts, "sha256": _digest(facts, content.tensors)})
     # one entry: safetensors writes several in an order that changes from process to process
     _write_whole(path, save(dict(content.tensors), {_ENTRY: entry}))
 
@@ -322,8 +322,9 @@ def _read(path: Path) -> _Content:
         raise
     except Exception as error:  # of safetensors, JSON or the system
         raise InputError(f"{path} cannot be read as a file of a sparse model: {error}") from error
-    if not isinstance(entry, dict) or entry.get("format") != FORMAT:
-        raise InputError(f"{path} is no file of save_sparse in this version: expected the format {FORMAT!r}")
+    if not isinstance(entry, dict):
+        raise InputError(f"{path} cannot be read as a file of a sparse model: its metadata are no table")
+    SPARSE_MODEL.check(entry.get(KEY), str(path))
     facts = entry.get("facts")
     if not isinstance(facts, str) or entry.get("sha256") != _digest(facts, tensors):
         raise InputError(f"{path} is damaged: its content does not match its checksum")

@@ -5,7 +5,7 @@ Inference is built on runs: this is the only module of the backend that imports 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.plugin_choice import PluginChoice
+from sparsecore.formats import KEY, NETWORK, Format
 from sparsecore.host.arrays import NumpyArrays
 from sparsecore.learning.parameters import Parameter
 from sparsecore.learning.protocols import Model, with_ties
@@ -24,6 +25,7 @@ from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import data_fingerprint
+from sparsecore.run.sealed_files import read_entry, sealed_content, unsealed_facts
 from sparsecore.run.setup import images_of
 from sparsecore_cpu.runtime import Floats
 
@@ -244,10 +246,6 @@ def _bytes_of(gaps: NDArray[np.int64]) -> int:
     return max(1, -(-largest.bit_length() // _BITS))
 
 
-FORMAT = "sparsecore network 1"
-_ENTRY = "sparsecore"
-
-
 def write_network(network: TrainedNetwork, path: Path) -> None:
     """Write a network to a safetensors file, replacing one that exists.
 
@@ -259,7 +257,7 @@ def write_network(network: TrainedNetwork, path: Path) -> None:
         InputError: it cannot be written.
     """
     pictures = network.pictures
-    facts = {"format": FORMAT, "model": network.chosen.table(), "shape": pictures.shape, "classes": pictures.classes}
+    facts = {"model": network.chosen.table(), "shape": pictures.shape, "classes": pictures.classes}
     arrays: dict[str, NDArray[Any]] = {
         "positions": to_gaps(network.positions),
         "values": network.values,
@@ -267,13 +265,14 @@ def write_network(network: TrainedNetwork, path: Path) -> None:
         "std": pictures.std,
         **{f"dense/{name}": array for name, array in network.dense.items()},
     }
-    write_arrays(arrays, facts, path)
+    write_arrays(NETWORK, arrays, facts, path)
 
 
-def write_arrays(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any], path: Path) -> None:
+def write_arrays(file_format: Format, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any], path: Path) -> None:
     """Write arrays and facts to a safetensors file, replacing one that exists.
 
     Args:
+        file_format: of the file.
         arrays: by name.
         facts: what JSON represents.
         path: the file, which is written whole or not at all.
@@ -281,11 +280,8 @@ def write_arrays(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any], p
     Raises:
         InputError: it cannot be written.
     """
-    from safetensors.numpy import save
-
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
-        write_whole(path, bytes(save(whole, {_ENTRY: json.dumps(facts)})))
+        write_whole(path, sealed_content(file_format, json.dumps(facts, sort_keys=True), arrays))
     except OSError as error:
         raise InputError(f"the network cannot be written to {path}: {error.strerror}") from error
 
@@ -306,29 +302,37 @@ def network_from(facts: Mapping[str, Any], arrays: dict[str, NDArray[Any]], path
         positions, values, model = from_gaps(arrays.pop("positions")), arrays.pop("values"), facts["model"]
     except KeyError as error:
         raise InputError(f"the network {path} is damaged: it has no {error}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the network {path} is damaged: {error}") from error
     dense = {name.removeprefix("dense/"): array for name, array in arrays.items()}
     return TrainedNetwork(PluginChoice.of("model", model), pictures, positions, values, dense)
 
 
-def read_arrays(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
-    """The facts and the arrays of a safetensors file.
+def read_arrays(path: Path, formats: Sequence[Format]) -> tuple[Format, dict[str, Any], dict[str, NDArray[Any]]]:
+    """The format, the facts and the arrays of a safetensors file.
 
     Args:
         path: a file that :func:`write_arrays` wrote, or any other one.
+        formats: those that it may have. In version 1 files have no checksum.
 
     Returns:
-        The facts, as JSON represents them, and the arrays by name.
+        Its format, the facts, as JSON represents them, and the arrays by name.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: there is none, it is damaged, or it has another format or version.
     """
-    from safetensors import SafetensorError, safe_open
-
+    source = f"the network {path}"
     try:
-        with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
-            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        entry, arrays = read_entry(path, source)
     except FileNotFoundError:
         raise InputError(f"there is no file {path} to read a network from") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"the network {path} is damaged: {error}") from error
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
+    file_format = next((one for one in formats if one.is_text(entry.get(KEY))), None)
+    if file_format is None:
+        raise InputError(
+            f"{source} has no network for predictions: it has the format {entry.get(KEY)!r}; expected "
+            f"{' or '.join(repr(one.text) for one in formats)}"
+        )
+    version = file_format.check(entry.get(KEY), source)
+    return file_format, dict(entry) if version == 1 else unsealed_facts(entry, arrays, source), arrays

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
 from sparsecore.extras import require
+from sparsecore.formats import MODEL, NETWORK, Format
 from sparsecore_cpu.backend import CpuBackend
 from sparsecore_cpu.inference.execution import ImageExecution
 from sparsecore_cpu.inference.models import files
 from sparsecore_cpu.inference.models.execution import ModelExecution
 from sparsecore_cpu.inference.models.program import ModelProgram
-from sparsecore_cpu.inference.network import FORMAT, TrainedNetwork, network_from, read_arrays
+from sparsecore_cpu.inference.network import TrainedNetwork, network_from, read_arrays
 from sparsecore_cpu.runtime import Floats
 
 N = TypeVar("N")
@@ -110,16 +111,10 @@ class Predictor(Generic[N]):
             threads: as for :meth:`of`.
 
         Raises:
-            InputError: there is no such file, it is damaged, or its model is not installed.
+            InputError: there is no such file, it is damaged or of a later version, or its model is not installed.
         """
-        facts, arrays = read_arrays(Path(path))
-        kind = facts.get("format") if isinstance(facts, dict) else None
-        if not isinstance(kind, str) or kind not in _READERS:
-            raise InputError(
-                f"{path} has no network of this version: expected the format "
-                f"{' or '.join(repr(one) for one in _READERS)}"
-            )
-        return _READERS[kind](facts, arrays, Path(path), threads)
+        file_format, facts, arrays = read_arrays(Path(path), tuple(_READERS))
+        return _READERS[file_format](facts, arrays, Path(path), threads)
 
     def save(self, path: str | Path) -> None:
         """Write the network to one safetensors file: values, positions in about a byte each, dense parameters.
@@ -171,5 +166,5 @@ class Predictor(Generic[N]):
 
 Reader = Callable[[Mapping[str, Any], dict[str, NDArray[Any]], Path, int], Predictor[Any]]
 
-_READERS: Mapping[str, Reader] = MappingProxyType({FORMAT: Predictor._network_of, files.FORMAT: Predictor._program_of})
+_READERS: Mapping[Format, Reader] = MappingProxyType({NETWORK: Predictor._network_of, MODEL: Predictor._program_of})
 """What reads each format."""

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
+from sparsecore.formats import MODEL
 from sparsecore_cpu.inference.models.program import Call, ModelProgram
 from sparsecore_cpu.inference.network import FixedTensor, from_gaps, to_gaps, write_arrays
-
-FORMAT = "sparsecore model 1"
 
 _SPARSE = 0.75
 """The density below which values and positions take less memory than all entries."""
@@ -29,7 +28,6 @@ def write_program(program: ModelProgram, path: Path) -> None:
         InputError: it cannot be written.
     """
     facts = {
-        "format": FORMAT,
         "shape": program.shape,
         "dtype": program.dtype,
         "output": program.output,
@@ -44,7 +42,7 @@ def write_program(program: ModelProgram, path: Path) -> None:
             arrays[f"positions/{name}"], arrays[f"values/{name}"] = to_gaps(weight.positions), weight.values
         else:
             arrays[f"dense/{name}"] = weight.to_array().astype(np.float32)
-    write_arrays(arrays, facts, path)
+    write_arrays(MODEL, arrays, facts, path)
 
 
 def program_from(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], path: Path) -> ModelProgram:
