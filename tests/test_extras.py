@@ -233,7 +233,7 @@ WITH_OTHERS = {"lightning", "mlflow", "tensorboard", "trackio", "transformers", 
 
 
 def test_all_has_every_extra_for_users_but_those_for_users_of_other_libraries() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    lists = re.findall(r"\[([\w,]+)\]", " ".join(project["optional-dependencies"]["all"]))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    lists = re.findall(r"\[([\w,-]+)\]", " ".join(extras["all"] + extras["all-without-cpu"]))
     named = {extra for extras in lists for extra in extras.split(",")}
-    assert named == set(project["optional-dependencies"]) - {"all", "test"} - WITH_OTHERS
+    assert named == set(extras) - {"all", "test"} - WITH_OTHERS

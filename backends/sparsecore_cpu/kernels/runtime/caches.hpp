@@ -1,12 +1,13 @@
 // The sizes of a core's caches.
 #pragma once
 
-#include <unistd.h>
-
+#include <cstddef>
 #include <cstdint>
 
 #ifdef __APPLE__
 #include <sys/sysctl.h>
+#elif !defined(_WIN32)
+#include <unistd.h>
 #endif
 
 namespace sparsecore {

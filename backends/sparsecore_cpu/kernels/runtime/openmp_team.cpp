@@ -1,5 +1,7 @@
 #include "runtime/openmp_team.hpp"
 
+#ifndef _WIN32
+
 #include <dlfcn.h>
 #include <pthread.h>
 
@@ -91,3 +93,17 @@ bool run_on_openmp_team(Job& job, int threads) {
 }
 
 }  // namespace sparsecore
+
+#else  // no library there has an OpenMP runtime with GCC's interface
+
+namespace sparsecore {
+
+bool use_openmp_of(const char*) { return false; }
+
+void use_no_openmp() {}
+
+bool run_on_openmp_team(Job&, int) { return false; }
+
+}  // namespace sparsecore
+
+#endif

@@ -1,6 +1,8 @@
 #include "runtime/own_threads.hpp"
 
+#ifndef _WIN32
 #include <pthread.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -108,7 +110,9 @@ void replace_pool() { pool = new ThreadPool; }
 ThreadPool& shared_pool() {
   std::call_once(once, [] {
     replace_pool();
+#ifndef _WIN32  // which has no fork()
     pthread_atfork(nullptr, nullptr, replace_pool);
+#endif
   });
   return *pool;
 }

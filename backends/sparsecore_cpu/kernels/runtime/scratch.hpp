@@ -1,9 +1,10 @@
 // Scratch memory for a task, which the next task of the same thread uses again.
 #pragma once
 
+#ifndef _WIN32
 #include <sys/mman.h>
+#endif
 
-#include <cstdlib>
 #include <memory>
 #include <new>
 
@@ -14,22 +15,23 @@ namespace SPARSECORE_VARIANT {
 
 constexpr size_t CACHE_LINE = 64, LARGE_PAGE = 2 << 20;
 
-struct Free {
-  void operator()(float* memory) const { std::free(memory); }
+struct DeleteAligned {
+  std::align_val_t alignment;
+  void operator()(float* memory) const { ::operator delete(memory, alignment); }
 };
-using AlignedFloats = std::unique_ptr<float[], Free>;
+using AlignedFloats = std::unique_ptr<float[], DeleteAligned>;
 
 // Uninitialized memory from the start of a cache line on; in large pages where that is worth it.
 inline AlignedFloats allocate_aligned(int64_t count) {
   const size_t wanted = static_cast<size_t>(count) * sizeof(float);
   const size_t alignment = wanted < LARGE_PAGE / 8 ? CACHE_LINE : LARGE_PAGE;
   const size_t bytes = (wanted + alignment - 1) / alignment * alignment;
-  void* memory = std::aligned_alloc(alignment, bytes ? bytes : alignment);
-  if (!memory) throw std::bad_alloc();
+  const std::align_val_t aligned{alignment};
+  void* memory = ::operator new(bytes, aligned);
 #ifdef MADV_HUGEPAGE
   if (alignment == LARGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
-  return AlignedFloats(static_cast<float*>(memory));
+  return AlignedFloats(static_cast<float*>(memory), {aligned});
 }
 
 class Scratch {
@@ -42,7 +44,7 @@ class Scratch {
   }
 
  private:
-  AlignedFloats memory_;
+  AlignedFloats memory_{nullptr, {}};
   int64_t capacity_ = 0;
 };
 
