@@ -27,7 +27,6 @@ _IMPORTED = (
     "torch",
     "pytest",
     "safetensors.numpy",
-    "matplotlib.backends.backend_svg",
     "sparsecore.cli.command_line",
     "sparsecore.report.page",
     "sparsecore_torch",

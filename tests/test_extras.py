@@ -13,7 +13,6 @@ from in_process import no_waiting_for_the_disk, run_in_process
 
 from sparsecore.cli import main
 from sparsecore.extras import MissingPackageError, require
-from sparsecore.report import write_report
 
 ROOT = Path(__file__).parent.parent
 IMPORTED = {"scikit-learn": "sklearn", "tomli-w": "tomli_w"}
@@ -158,20 +157,15 @@ def test_a_study_starts_nothing_when_packages_of_its_report_are_missing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_without_plotting_packages_finishes_and_says_how_to_draw_its_report(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_run_without_plotting_packages_has_its_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     images, run = small_images(tmp_path / "images.npz"), tmp_path / "run"
     with no_waiting_for_the_disk(), monkeypatch.context() as patch:
-        _absent(patch, "matplotlib")
+        for package in DECLARED["report"]:
+            _absent(patch, package)
         ended = run_in_process("train", *SMALL, "--epochs", "1", "--data-dir", images, "--out", run)
     assert ended.status == 0, ended.stderr
-    assert (run / "result.json").exists()
-    assert not (run / "report.html").exists()
-    assert "report.html" not in ended.stdout
-    assert "matplotlib" in ended.stderr
-    assert f"sparsecore report {run}" in ended.stderr
-    assert write_report(run).exists()
+    assert "matplotlib" not in ended.stderr
+    assert "<svg" in (run / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,16 @@
-"""Reading aids of a report: light and dark mode, values under the pointer, type of one size."""
+"""Reading aids of a report: light and dark mode, values under the pointer, results before settings."""
 
 import re
 from html import unescape
 from pathlib import Path
 
-import attrs
 import pytest
 from command_line import SMALL, small_images
 from in_process import no_waiting_for_the_disk, run_in_process
 from study_examples import small_study
+from test_report import data_of
 
-from sparsecore.report.page import page
+from sparsecore.report.colours import PAGE
 from sparsecore.report.reading import read_run
 from sparsecore.study.definition import Study
 from sparsecore.study.report import write_study_report
@@ -28,21 +28,29 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_page_follows_the_readers_light_or_dark_mode(run: Path) -> None:
+def test_a_page_follows_the_readers_light_or_dark_mode_and_the_switch(run: Path) -> None:
     html = (run / "report.html").read_text("utf-8")
-    assert "prefers-color-scheme: dark" in html
-    drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    for drawing in drawings:
-        assert "var(--ink)" in drawing
-        assert not re.search(r"#(000000|ffffff)", drawing)
+    dark = f"--page: {PAGE.dark};"
+    assert re.search(
+        rf"@media \(prefers-color-scheme: dark\) {{ :root:not\(\[data-theme=light\]\) {{[^}}]*{dark}", html
+    )
+    assert re.search(rf":root\[data-theme=dark\] {{[^}}]*{dark}", html)
+    assert re.search(rf"@media print {{ :root:root:root {{[^}}]*--page: {PAGE.light};", html)
+    assert '<button type="button" id="theme" hidden' in html  # without scripts there is nothing to switch
+    for drawing in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        assert not re.search(r"#[0-9a-fA-F]{6}", drawing)  # all colours are those of the page
 
 
 def test_points_show_their_values_under_the_pointer(run: Path) -> None:
     html = (run / "report.html").read_text("utf-8")
-    titles = re.findall(r"<use [^>]*><title>([^<]*)</title></use>", html)
     last = read_run(run).epochs[-1]
-    assert f"test: {100 * last.test_accuracy:.6g} at 3" in titles
-    assert any(text.startswith("layer1.weight: ") and text.endswith("at step 3") for text in titles)
+    [panel] = data_of(html, "accuracy")
+    assert (panel["heads"][-1], panel["unit"]) == ("epoch 3", "%")
+    texts = {row["name"]: row["texts"][-1] for row in panel["rows"]}
+    assert texts == {"train": f"{100 * last.train_accuracy:.6g}", "test": f"{100 * last.test_accuracy:.6g}"}
+    [panel] = data_of(html, "active")
+    assert "step 3" in panel["heads"]
+    assert "layer1.weight" in [row["name"] for row in panel["rows"]]
 
 
 @pytest.mark.parametrize("figure", ["bars", pytest.param("sparsities", marks=pytest.mark.slow)])
@@ -51,17 +59,19 @@ def test_points_of_a_study_show_their_values_under_the_pointer(tmp_path: Path, f
         folder = small_study(tmp_path, trials=1, sparsities=[0.8], figure=figure)
         html = write_study_report(folder).read_text("utf-8")
     study = folder.read()
-    titles = [unescape(text) for text in re.findall(r"<use [^>]*><title>([^<]*)</title></use>", html)]
+    [panel] = data_of(html, "accuracy")
     for trial in trials_of(study):
         result = folder.result(trial)
         assert result is not None
-        assert any(trial_words(study, trial) in text and f"{100 * result.test_accuracy:.2f}" in text for text in titles)
-    for words in ("of the network's density at epoch", "at epoch 2", ", layer1.weight: "):
-        assert any(words in text for text in titles)
-    ids = re.findall(r'\bid="([^"]*)"', html)
-    assert len(ids) == len(set(ids))
+        shown = f"{100 * result.test_accuracy:.2f}"
+        if figure == "bars":
+            assert panel["rows"][0]["texts"][panel["heads"].index(trial_words(study, trial))] == shown
+        else:
+            assert {row["name"]: row["texts"] for row in panel["rows"]}[trial_words(study, trial)] == [shown]
+    assert "of the network" in data_of(html, "active-at-0-8")[0]["heads"][0]
     drawn = (folder.figures / "accuracy.svg").read_text("utf-8")
-    assert "<title>" in drawn
+    titles = [unescape(text) for text in re.findall(r"<use [^>]*><title>([^<]*)</title></use>", drawn)]
+    assert any(text.endswith(f"{shown} % at {trial_words(study, trial)}") or f"{shown} %" in text for text in titles)
     assert not re.search(r'id="hover-\d+\.', drawn)
 
 
@@ -78,24 +88,11 @@ def test_a_page_shows_learning_rate_duration_and_machine(run: Path) -> None:
         assert words in effort
 
 
-@pytest.mark.parametrize("kind", ["with a threshold", "without", "without updates"])
-def test_figures_are_arranged_in_pairs(run: Path, kind: str) -> None:
-    known = read_run(run)
-    shown = {
-        "with a threshold": known,
-        "without": attrs.evolve(known, updates=tuple(attrs.evolve(one, metrics={}) for one in known.updates)),
-        "without updates": attrs.evolve(known, updates=()),
-    }[kind]
-    (pairs,) = re.findall(r'<div class="pairs">(.*?)</div>', page(shown), re.DOTALL)
-    assert pairs.count("<figure>") % 2 == 0
-    assert pairs.count("<figure>") == pairs.count("<svg")
-
-
-def test_no_drawing_is_scaled_up(run: Path) -> None:
+def test_what_was_found_comes_first_and_settings_are_folded_away_at_the_end(run: Path) -> None:
     html = (run / "report.html").read_text("utf-8")
-    (rule,) = re.findall(r"^figure svg \{([^}]*)\}", html, re.MULTILINE)
-    assert "max-width: 100%" in rule
-    assert not re.search(r"(?<!-)width: 100%", rule)
+    places = [html.index(part) for part in ('<dl class="outcome">', "<figure", "<table", "<details><summary>Settings")]
+    assert places == sorted(places)
+    assert "<details open" not in html
 
 
 @pytest.mark.slow

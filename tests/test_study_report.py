@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from html import unescape
+from html import escape, unescape
 from math import prod
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,15 +13,16 @@ from statistics import fmean, stdev
 import attrs
 import pytest
 from in_process import no_waiting_for_the_disk
-from matplotlib.figure import Figure as Canvas
 from notebook_examples import Page as NotebookPage
 from notebook_examples import assert_takes_the_colours_of_its_page
 from study_examples import small_study, written_study
-from test_report import Outline
+from test_report import Outline, csv_of, data_of
 
 from sparsecore.cli.command_line import commands
 from sparsecore.errors import InputError
-from sparsecore.report.drawing import Drawing
+from sparsecore.report.chart_files import draw_chart
+from sparsecore.report.charts import MAX_POINTS
+from sparsecore.report.marks import Bar
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.report import (
     accuracy_figure,
@@ -31,7 +32,6 @@ from sparsecore.study.report import (
     final_sparsity_figure,
     learning_rate_figure,
     overlap_figure,
-    panels,
     write_study_report,
 )
 from sparsecore.study.report.results import read_study_results
@@ -72,11 +72,12 @@ def test_a_notebook_shows_each_cell_and_what_is_missing(carried_out):
     assert_takes_the_colours_of_its_page(shown)
 
 
-def test_the_page_is_self_contained(page):
+def test_the_page_is_one_file_that_needs_no_network(page):
     outline = Outline(page)
-    assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & set(outline.tags)
-    assert all(reference.startswith(("#", "data:image/png;base64,")) for reference in outline.references)
+    assert not {"link", "img", "iframe", "object", "embed", "base"} & set(outline.tags)
+    assert all(reference.startswith(("data:image/png;base64,", "data:text/csv")) for reference in outline.references)
     assert "@import" not in page
+    assert "url(" not in page
     assert len(outline.ids) == len(set(outline.ids))
 
 
@@ -88,12 +89,20 @@ def rows_of(page):
 
 def test_every_arm_every_mean_and_every_trial_is_on_the_page(carried_out, page):
     rows = rows_of(page)
+    titles = {arm.name: arm.title for arm in carried_out.read().arms}
+    differing = [pair for pair in json.loads(carried_out.results.read_text())["pairs"] if pair["p"] < 0.05]
     for arm in carried_out.read().arms:
         for sparsity in (0.8, 0.6):
             runs = [carried_out.runs / f"{arm.name}-at-{sparsity}-trial-{i}/result.json" for i in range(2)]
             found = [100 * json.loads(run.read_text())["test_accuracy"] for run in runs if run.exists()]
             spread = f" ± {stdev(found):.2f}" if len(found) > 1 else ""
-            assert [arm.title, f"{sparsity:g}", f"{len(found)} of 2", f"{fmean(found):.2f}{spread}"] in rows
+            cell = [arm.title, f"{sparsity:g}", f"{len(found)} of 2", f"{fmean(found):.2f}{spread}"]
+            [row] = [row for row in rows if row[:4] == cell]
+            better = {
+                pair["better"] for pair in differing if pair["worse"] == arm.name and pair["sparsity"] == sparsity
+            }
+            worse = {pair["worse"] for pair in differing if pair["better"] == arm.name and pair["sparsity"] == sparsity}
+            assert set(filter(None, row[4].split(", "))) == {titles[name] for name in better | worse}
             assert [arm.title, f"{sparsity:g}", *(f"{one:.2f}" for one in found)] in rows
 
 
@@ -109,27 +118,13 @@ def test_every_title_on_the_page_names_model_images_length_and_trials(page):
     assert "The authors have published no trials of lenet-12-8 on npz (images.npz)." in outline.text
 
 
-@pytest.fixture
-def canvases(monkeypatch):
-    """The matplotlib figures, by name, as the report's pictures leave them."""
-    kept = {}
-
-    def keep(name, size, compose):
-        kept[name] = Canvas(figsize=size, layout="constrained")
-        compose(kept[name])
-        return Drawing(name, "<svg></svg>", b"")
-
-    monkeypatch.setattr(panels, "draw_files", keep)
-    return kept
-
-
 @pytest.mark.parametrize("figure", ["bars", "sweep", "sparsities"])
-def test_every_figure_has_its_protocol_and_labelled_axes(carried_out, canvases, figure):
+def test_every_figure_has_labelled_axes_with_units(carried_out, figure):
     results = read_study_results(carried_out)
     if figure == "sweep":
         results = attrs.evolve(results, study=placed(results.study), rows=[moved(row) for row in results.rows])
     results = attrs.evolve(results, study=attrs.evolve(results.study, figure=figure))
-    pictures = [
+    charts = [
         accuracy_figure(results),
         *density_heat_maps(results),
         *density_lines(results),
@@ -138,13 +133,40 @@ def test_every_figure_has_its_protocol_and_labelled_axes(carried_out, canvases, 
         explored_figure(results),
         final_sparsity_figure(results),
     ]
-    assert {picture.name for picture in pictures if picture.drawing} == set(canvases)
-    assert len(canvases) == 9
-    for canvas in canvases.values():
-        assert "lenet-12-8 on npz (images.npz), 2 epochs" in " ".join(canvas.get_suptitle().split())
-        drawn = [axes for axes in canvas.axes if axes.get_visible() and axes.get_label() != "<colorbar>"]
-        assert any(axes.get_ylabel() for axes in drawn)
-        assert all(axes.get_xlabel() for axes in drawn[-1:])
+    assert len({chart.name for chart in charts if chart.panels and chart.table.rows}) == 9
+    for chart in charts:
+        for panel in chart.panels:
+            assert panel.x.label
+            assert panel.y.label or panel.y.categories
+            assert panel.readings.rows
+
+
+def test_arms_have_one_colour_in_all_figures_and_tables(carried_out, page):
+    results = read_study_results(carried_out)
+    for chart in (learning_rate_figure(results), overlap_figure(results), final_sparsity_figure(results)):
+        for name, style in chart.legend:
+            assert style == results.styles[name.split(", ")[0]]
+    for name, style in results.styles.items():
+        assert f'<span class="swatch {style.colour.name}"></span>{escape(name)}' in page
+
+
+def test_the_csv_files_have_the_accuracies_and_the_learning_rates_of_the_logs(carried_out, page):
+    head, *rows = csv_of(page, "accuracy")
+    assert head == ["arm", "sparsity", "fraction", "trial", "test_accuracy"]
+    assert len(rows) == 15
+    for arm, sparsity, fraction, trial, accuracy in rows:
+        run = carried_out.runs / f"{arm}-at-{sparsity}-trial-{trial}/result.json"
+        assert (fraction, float(accuracy)) == ("", json.loads(run.read_text())["test_accuracy"])
+    for arm, epoch, rate in csv_of(page, "rate")[1:]:
+        lines = (carried_out.runs / f"{arm}-at-0.8-trial-0/metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[int(epoch) - 1])["learning_rate"] == float(rate)
+
+
+def test_what_was_found_comes_before_the_figures(page):
+    [found] = re.findall(r'<ul class="findings">(.*?)</ul>', page, re.DOTALL)
+    assert page.index(found) < page.index("<figure")
+    assert "Sparsity 0.8: <b>" in found
+    assert "of 4 tests of hypotheses supported" in found
 
 
 def placed(study):
@@ -160,35 +182,34 @@ def moved(row):
     )
 
 
-def test_bars_have_the_height_of_the_means_and_the_colour_of_their_arm(carried_out, canvases):
+def test_bars_have_the_length_of_the_means_and_the_colour_of_their_arm(carried_out):
     results = read_study_results(carried_out)
-    accuracy_figure(results)
-    for axes, sparsity in zip(canvases["accuracy"].axes, (0.8, 0.6), strict=True):
-        bars = [bar for bar in axes.patches if bar.get_width() == pytest.approx(0.7)]
+    for panel, sparsity in zip(accuracy_figure(results).panels, (0.8, 0.6), strict=True):
+        bars = [mark for mark in panel.marks if isinstance(mark, Bar)]
         rows = list(results.at(sparsity))
-        assert [bar.get_height() for bar in bars] == pytest.approx([fmean(row.accuracies) for row in rows])
-        bottom, top = axes.get_ylim()
+        assert [bar.value for bar in bars] == pytest.approx([fmean(row.accuracies) for row in rows])
+        bottom, top = panel.x.low, panel.x.high
         trials = [accuracy for row in rows for accuracy in row.accuracies]
         assert bottom < min(trials)
         assert top >= max(trials)
         assert not bottom or min(trials) - bottom < max(1, max(trials) - min(trials))  # no other panel's trials
-        assert f"begins at {bottom:g}" in axes.get_ylabel() or not bottom
-        colours = [results.style_of(row.cell.arm).colour for row in rows]
-        assert [tuple(bar.get_facecolor()[:3]) for bar in bars] == [rgb(colour) for colour in colours]
+        assert f"begins at {bottom:g}" in panel.x.label or not bottom
+        assert [bar.style for bar in bars] == [results.style_of(row.cell.arm) for row in rows]
 
 
-def test_density_lines_follow_the_active_positions_in_the_logs(carried_out, canvases):
+def test_density_lines_follow_the_active_positions_in_the_logs(carried_out):
     results = read_study_results(carried_out)
-    assert [figure.name for figure in density_lines(results)] == ["density-at-0-8", "density-at-0-6"]
+    charts = list(density_lines(results))
+    assert [chart.name for chart in charts] == ["density-at-0-8", "density-at-0-6"]
     runs = [carried_out.run(each) for each in results.histories if (each.arm, each.sparsity) == ("dpr", 0.8)]
     start = [json.loads(run.tensors.read_text())["tensors"] for run in runs]
-    lines = [line for line in canvases["density-at-0-8"].axes[0].get_lines() if line.get_label() != "_hover"]
+    lines = charts[0].panels[0].marks
     assert len(lines) == len(start[0])
     for number, line in enumerate(lines):
         size = prod(start[0][number]["shape"])
-        assert line.get_ydata()[0] == pytest.approx(100 * fmean(each[number]["active"] for each in start) / size)
+        assert line.points[0][1] == pytest.approx(100 * fmean(each[number]["active"] for each in start) / size)
         end = [100 * replayed_counts(run)[start[0][number]["name"]] / size for run in runs]
-        assert line.get_ydata()[-1] == pytest.approx(fmean(end))
+        assert line.points[-1][1] == pytest.approx(fmean(end))
 
 
 def replayed_counts(run):
@@ -200,16 +221,16 @@ def replayed_counts(run):
     return counts
 
 
-def test_learning_rates_of_every_arm_are_drawn_as_logged(carried_out, canvases):
+def test_learning_rates_of_every_arm_are_drawn_as_logged(carried_out):
     results = read_study_results(carried_out)
-    learning_rate_figure(results)
-    drawn = {line.get_label(): line for line in canvases["rate"].axes[0].get_lines() if line.get_label() != "_hover"}
-    assert list(drawn) == [", ".join(arm.title for arm in results.study.arms)]  # one line, as all have the same
-    (line,) = drawn.values()
+    chart = learning_rate_figure(results)
+    [name] = [name for name, _ in chart.legend]  # one line, as all have the same
+    assert name == ", ".join(arm.title for arm in results.study.arms)
+    [line] = chart.panels[0].marks
     for arm in results.study.arms:
         lines = (carried_out.runs / f"{arm.name}-at-0.8-trial-0/metrics.jsonl").read_text().splitlines()
         logged = [(line["epoch"], line["learning_rate"]) for line in map(json.loads, lines)]
-        assert list(zip(line.get_xdata(), line.get_ydata(), strict=True)) == logged
+        assert line.marked == logged
 
 
 def test_the_page_and_results_json_have_every_hypothesis_at_every_sparsity(carried_out, page):
@@ -243,16 +264,13 @@ def test_duration_and_machine_of_all_trials_are_on_the_page(carried_out, page):
 
 @pytest.mark.parametrize("name", ["rate", "density-at-0-8"])
 def test_learning_rates_and_densities_show_values_under_the_pointer(carried_out, page, name):
-    assert f"{name}-hover-" in page
+    panel = data_of(page, name)[0]
+    assert all(len(row["texts"]) == len(panel["at"]) == len(row["places"]) <= MAX_POINTS for row in panel["rows"])
     titles = re.findall(r"<title>(.*?)</title>", (carried_out.figures / f"{name}.svg").read_text())
     arms = re.escape(", ".join(arm.title for arm in carried_out.read().arms))
     expected = rf"{arms}: [\d.e-]+ at epoch \d+" if name == "rate" else r"\S+: [\d.]+ % at epoch [\d.]+"
     assert titles
     assert all(re.fullmatch(expected, unescape(title)) for title in titles)
-
-
-def rgb(colour):
-    return tuple(pytest.approx(int(colour[at : at + 2], 16) / 255) for at in (1, 3, 5))
 
 
 def test_results_json_holds_the_numbers_and_figures_are_in_the_same_folder(carried_out):
@@ -292,18 +310,10 @@ def test_importing_the_command_line_imports_no_plotting_and_no_scipy():
     subprocess.run([sys.executable, "-c", look], check=True, cwd=Path(__file__).parent.parent)
 
 
-def test_drawings_in_the_page_have_no_external_references(page):
-    inner = re.findall(r"url\(([^)]*)\)", page)
-    assert {reference.removeprefix("#") for reference in inner} <= set(Outline(page).ids)
-
-
 def test_a_title_with_dollar_signs_appears_literally_in_figures(carried_out):
     results = read_study_results(carried_out)
-    drawn = accuracy_figure(
-        attrs.evolve(results, study=attrs.evolve(results.study, title="does $x_{ cost $ 5?"))
-    ).drawing
-    assert drawn is not None
-    assert "does $x_{ cost $ 5?" in unescape(drawn.svg)
+    chart = attrs.evolve(learning_rate_figure(results), title="does $x_{ cost $ 5?")
+    assert "does $x_{ cost $ 5?" in unescape(draw_chart(chart, results.protocol).svg)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"test_accuracy": "high", "seconds": 1}'])

@@ -3,8 +3,9 @@
 import attrs
 import pytest
 
+from sparsecore.report.colours import PALETTE
 from sparsecore.study.definition import load_study, preset_names
-from sparsecore.study.report.panels import STYLES, styles_of
+from sparsecore.study.report.panels import styles_of
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -23,4 +24,4 @@ def test_more_arms_than_colours_still_differ_in_colour_or_marker():
     study = attrs.evolve(preset, arms=[attrs.evolve(preset.arms[0], **arm) for arm in arms], hypotheses=())
     found = list(styles_of(study).values())
     assert len(found) == len(set(found)) == 40
-    assert {style.colour for style in found} == {style.colour for style in STYLES}
+    assert {style.colour for style in found} == set(PALETTE)

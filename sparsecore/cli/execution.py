@@ -1,7 +1,6 @@
 """Execution of one run: rank 0 writes its files and shows progress, the other ranks only train."""
 
 import json
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,6 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables, differences
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.plugin_choice import PluginChoice
-from sparsecore.extras import MissingPackageError
 from sparsecore.learning.ranks import Ranks, launch, ranks_of
 from sparsecore.run.folder import RunFolder, create_numbered, free_path
 from sparsecore.run.identity import identity
@@ -181,14 +179,12 @@ class CompletedRun:
         start: topology before the first step.
         end: topology after the last step.
         result: accuracy, loss and counts.
-        report: page with the figures; None if a package that draws it is not installed.
     """
 
     experiment: Experiment
     start: Topology
     end: Topology
     result: Result
-    report: Path | None
 
 
 def ranks_for(tables: Tables) -> Ranks:
@@ -254,14 +250,14 @@ def execute_on_first_rank(
     try:
         finished = _train(participant, setup)
         result = conclude(setup, finished, folder)
-        report = _write_report(folder, write_report)
+        write_report(folder.path)
     except KeyboardInterrupt:
         print_message(f"sparsecore: stopped; continue with: {resume_command(folder)}")
         raise
     except OSError as error:
         error.add_note(f"the last checkpoint is kept; continue with: {resume_command(folder)}")
         raise
-    return CompletedRun(request.experiment, setup.start.topology, finished.state.topology, result, report)
+    return CompletedRun(request.experiment, setup.start.topology, finished.state.topology, result)
 
 
 def execute_on_other_rank(request: RunRequest, setup: Setup, ranks: Ranks) -> None:
@@ -332,12 +328,3 @@ def _train(participant: Participant, setup: Setup) -> Finished:
         with RunProgressBar(setup.start.clock, setup.experiment.training.epochs) as bar:
             return participant.train(bar)
     return participant.train(Callback())
-
-
-def _write_report(folder: RunFolder, write_report: Callable[[Path], Path]) -> Path | None:
-    """Write the run's report; if a package that draws it is missing, say so, as the run itself has finished."""
-    try:
-        return write_report(folder.path)
-    except MissingPackageError as error:
-        print_message(f"sparsecore: {error}; then: {shlex.join(['sparsecore', 'report', str(folder.path)])}")
-        return None

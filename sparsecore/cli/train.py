@@ -116,8 +116,7 @@ def _print_run(completed: CompletedRun, file: TextIO) -> None:
     print(format_memory(result.memory), file=file)
     variation = "the last digits vary with processor, backend and threads"
     print_message(f"{describe_backend(completed.experiment)}; {variation}", file)
-    if completed.report is not None:
-        print_message(f"report: {result.run}/report.html", file)
+    print_message(f"report: {result.run}/report.html", file)
 
 
 @click.command()

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from sparsecore.errors import without_controls
-from sparsecore.extras import require
 from sparsecore.report.reading import read_run
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
@@ -24,10 +23,8 @@ def write_report(run: Path) -> Path:
 
     Raises:
         InputError: the folder has no run, or one of its files is damaged.
-        MissingPackageError: matplotlib is not installed.
     """
-    require("matplotlib", extra="report", purpose="a report")
-    # matplotlib takes most of a second to import, for which training should not wait
+    # imported here so that training need not wait for it
     from sparsecore.report.page import page
 
     html = page(read_run(run))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from sparsecore.errors import without_controls
+from sparsecore.report.charts import evenly_spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,28 +32,10 @@ STYLE = {
 }
 
 
-_PAGE_COLOURS = {"#ffffff": "page", "#000000": "ink", "#dddddd": "rule", "#cccccc": "rule"}
-"""Colours of a drawing that are replaced by those of the page, which may be dark."""
-
 _NO_METADATA = dict.fromkeys(["Creator", "Date", "Format", "Type"])
 PIXELS_AN_INCH = 150
 _HOVER = "hover-"
 _MAX_HOVERS = 200
-
-
-@attrs.frozen
-class ReportFigure:
-    """A figure of a page.
-
-    Attributes:
-        title: heading of the figure.
-        caption: text below it; if nothing is drawn, the reason.
-        svg: ``<svg>`` element; empty if there is nothing to draw.
-    """
-
-    title: str
-    caption: str
-    svg: str = ""
 
 
 @attrs.frozen
@@ -68,43 +51,6 @@ class Drawing:
     name: str
     svg: str
     png: bytes
-
-
-def draw_axes(name: str, size: tuple[float, float], paint: Callable[["Axes"], None]) -> str:
-    """Draw a figure with one pair of axes as an ``<svg>`` element.
-
-    Args:
-        name: unique name within the page; the ids of the element start with it.
-        size: width and height in inches.
-        paint: draws on the axes.
-    """
-    from matplotlib.figure import Figure
-
-    with _style(name):
-        figure = Figure(figsize=size, layout="constrained")
-        paint(figure.add_subplot())
-        return _element(figure, name)
-
-
-def draw_svg(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> str:
-    """Draw a figure with any axes as an ``<svg>`` element.
-
-    Args:
-        name: unique name within the page; the ids of the element start with it.
-        size: width and height in inches.
-        paint: creates the axes and draws on them.
-    """
-    from matplotlib.figure import Figure
-
-    with _style(name):
-        figure = Figure(figsize=size, layout="constrained")
-        paint(figure)
-        return _element(figure, name)
-
-
-def _element(figure: "Figure", name: str) -> str:
-    _disable_math(figure)
-    return _with_hovers(_inline(_svg(figure), name), f"{name}-")
 
 
 def hover(axes: "Axes", x: Sequence[float], y: Sequence[float], texts: Sequence[str], **more: Any) -> None:
@@ -129,7 +75,7 @@ def hover(axes: "Axes", x: Sequence[float], y: Sequence[float], texts: Sequence[
     axes.plot(xs, ys, linestyle="none", marker="o", markersize=9, alpha=0, gid=gid, label="_hover", **more)
 
 
-def _with_hovers(element: str, prefix: str) -> str:
+def _with_hovers(element: str) -> str:
     """Move the texts of tooltips from the ids of their groups, where matplotlib keeps them, to titles of the points."""
 
     def with_titles(group: re.Match[str]) -> str:
@@ -140,9 +86,9 @@ def _with_hovers(element: str, prefix: str) -> str:
             lambda use: f"{use[1]}><title>{escape(base64.urlsafe_b64decode(next(left)).decode())}</title></use>",
             group[2],
         )
-        return f'<g id="{prefix}{_HOVER}{number}">{points}'
+        return f'<g id="{_HOVER}{number}">{points}'
 
-    return re.sub(rf'<g id="{prefix}{_HOVER}([^"]*)">(.*?</g>)', with_titles, element, flags=re.DOTALL)
+    return re.sub(rf'<g id="{_HOVER}([^"]*)">(.*?</g>)', with_titles, element, flags=re.DOTALL)
 
 
 def draw_files(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> Drawing:
@@ -159,7 +105,7 @@ def draw_files(name: str, size: tuple[float, float], paint: Callable[["Figure"],
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
         _disable_math(figure)
-        svg = _with_hovers(_svg(figure), "")
+        svg = _with_hovers(_svg(figure))
         figure.set_layout_engine("none")  # the PNG has the places that were found for the SVG
         return Drawing(name, svg, _png(figure))
 
@@ -196,28 +142,3 @@ def _png(figure: "Figure") -> bytes:
     figure.set_dpi(PIXELS_AN_INCH)
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
-
-
-def _inline(document: str, name: str) -> str:
-    """Return the ``<svg>`` element of a document, with ids that start with the figure's name."""
-    element = document[document.index("<svg") :].rstrip()
-    for colour, variable in _PAGE_COLOURS.items():
-        element = re.sub(rf"(?<=[:\s]){colour}(?=[;\"])", f"var(--{variable})", element)
-    # every figure of matplotlib has the ids figure_1 and axes_1, and ids must be unique within a page
-    element = re.sub(r'\bid="', f'id="{name}-', element)
-    return re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", element)
-
-
-def evenly_spaced(count: int, limit: int) -> list[int]:
-    """Return some of the indices 0..count-1, evenly spaced, always with the first and the last.
-
-    Args:
-        count: how many there are to choose from.
-        limit: how many to choose at most, at least 2.
-
-    Returns:
-        Ascending indices; all of them if there are at most ``limit``.
-    """
-    if count <= limit:
-        return list(range(count))
-    return [round(index * (count - 1) / (limit - 1)) for index in range(limit)]

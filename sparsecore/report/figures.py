@@ -1,97 +1,114 @@
 """The figures of a run's report, each a function of the run."""
 
-import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import accumulate
 
 from sparsecore.errors import printable
-from sparsecore.report.drawing import ReportFigure, draw_axes, evenly_spaced, hover
-from sparsecore.report.reading import RunRecord
+from sparsecore.report.charts import (
+    MAX_CELLS,
+    MAX_POINTS,
+    Chart,
+    Panel,
+    Series,
+    Table,
+    evenly_spaced,
+    readings,
+    value_texts,
+)
+from sparsecore.report.colours import BLUE, ORANGE, VERMILION, Style, ramp_style
+from sparsecore.report.marks import MAX_MARKERS, Band, Line, held, held_before
+from sparsecore.report.plane import Points
+from sparsecore.report.reading import RunRecord, UpdateCounts
+from sparsecore.report.scales import Axis
+from sparsecore.run.logs import Metrics
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-
-# Okabe and Ito's colours; lines of one figure also differ in style, for readers in greyscale
-BLUE, VERMILION, ORANGE = "#0072B2", "#D55E00", "#E69F00"
-MAX_MARKERS = 40
-
-
-SIZE = (6.4, 4.2)
-WHOLE_WIDTH = (12.2, 3.2)
-MAX_POINTS = 1000
-MAX_UPDATES = 250  # each adds four corners to the outline of every tensor's area
+MAX_UPDATES = 250
+"""Updates that a figure with a line for each tensor draws at most."""
 MAX_LINES = 40
-MAX_HOVERS = 8  # points of a tensor's area that have tooltips
-LEGEND_ROWS = 26
-LEGEND_COLUMNS = 2
+"""Tensors that a figure draws at most."""
+_NO_EPOCH = "No epoch has finished yet."
+_TRAIN, _TEST = Style(VERMILION, "s", dashed=True), Style(BLUE, "o")
+_ONE = Style(BLUE, "o")
+_PRUNED, _GROWN = Style(ORANGE, "s"), Style(BLUE, "o", dashed=True)
 
 
-def accuracy(run: RunRecord) -> ReportFigure:
+def accuracy(run: RunRecord) -> Chart:
     """Draw train and test accuracy over epochs, in percent of the images.
 
     Args:
         run: what its folder has; without a finished epoch nothing is drawn, and the caption says so.
     """
     if not run.epochs:
-        return ReportFigure("Accuracy", "No epoch has finished yet.")
+        return Chart("accuracy", "Accuracy", _NO_EPOCH)
     last = run.epochs[-1]
-
-    def paint(axes: "Axes") -> None:
-        train = [epoch.train_accuracy * 100 for epoch in run.epochs]
-        _train_and_test(axes, run, train, [epoch.test_accuracy * 100 for epoch in run.epochs])
-        axes.set_ylabel("accuracy (% of images)")
-
     caption = f"After epoch {last.epoch}: test {last.test_accuracy:.2%}, train {last.train_accuracy:.2%}."
-    return ReportFigure("Accuracy", caption, draw_axes("accuracy", SIZE, paint))
+    train = [100 * epoch.train_accuracy for epoch in run.epochs]
+    test = [100 * epoch.test_accuracy for epoch in run.epochs]
+    table = _epoch_table(run.epochs, "train_accuracy", "test_accuracy")
+    panel = _train_and_test(run, train, test, Axis("accuracy (% of images)"), "%")
+    return _with_metrics("accuracy", "Accuracy", caption, panel, table)
 
 
-def loss(run: RunRecord) -> ReportFigure:
+def loss(run: RunRecord) -> Chart:
     """Draw train and test loss over epochs, the mean cross-entropy in nats per image.
 
     Args:
         run: what its folder has; without a finished epoch nothing is drawn, and the caption says so.
     """
     if not run.epochs:
-        return ReportFigure("Loss", "No epoch has finished yet.")
+        return Chart("loss", "Loss", _NO_EPOCH)
     last = run.epochs[-1]
-
-    def paint(axes: "Axes") -> None:
-        train = [epoch.train_loss for epoch in run.epochs]
-        _train_and_test(axes, run, train, [epoch.test_loss for epoch in run.epochs])
-        axes.set_ylabel("cross-entropy (nats per image)")
-        from_zero(axes)
-
     caption = f"After epoch {last.epoch}: test {last.test_loss:.4f}, train {last.train_loss:.4f} nats per image."
-    return ReportFigure("Loss", caption, draw_axes("loss", SIZE, paint))
+    train, test = [epoch.train_loss for epoch in run.epochs], [epoch.test_loss for epoch in run.epochs]
+    table = _epoch_table(run.epochs, "train_loss", "test_loss")
+    panel = _train_and_test(run, train, test, Axis("cross-entropy (nats per image)", low=0.0), "nats")
+    return _with_metrics("loss", "Loss", caption, panel, table)
 
 
-def learning_rate(run: RunRecord, size: tuple[float, float] = SIZE) -> ReportFigure:
+def _with_metrics(name: str, title: str, caption: str, panel: Panel, table: Table) -> Chart:
+    return Chart(name, title, caption, (panel,), (("train", _TRAIN), ("test", _TEST)), table)
+
+
+def _train_and_test(run: RunRecord, train: Sequence[float], test: Sequence[float], axis: Axis, unit: str) -> Panel:
+    shown = evenly_spaced(len(run.epochs), MAX_POINTS)
+    lines = [
+        ("train", _TRAIN, [(float(run.epochs[index].epoch), train[index]) for index in shown]),
+        ("test", _TEST, [(float(run.epochs[index].epoch), test[index]) for index in shown]),
+    ]
+    marks = [_line(name, style, points) for name, style, points in lines]
+    return Panel("", _epochs(run), axis, marks, readings([_series(*line) for line in lines], "epoch", unit))
+
+
+def _epoch_table(epochs: Sequence[Metrics], *names: str) -> Table:
+    rows = [(epoch.epoch, epoch.step, *(getattr(epoch, name) for name in names)) for epoch in epochs]
+    return Table(("epoch", "step", *names), rows)
+
+
+def learning_rate(run: RunRecord) -> Chart:
     """Draw the learning rate at the last step of each epoch.
 
     Args:
         run: what its folder has; without a finished epoch nothing is drawn, and the caption says so.
-        size: width and height in inches.
     """
     title = "Learning rate"
-    points = [(epoch.epoch, epoch.learning_rate) for epoch in run.epochs if epoch.learning_rate is not None]
+    points = [(float(epoch.epoch), epoch.learning_rate) for epoch in run.epochs if epoch.learning_rate is not None]
     if not points:
-        return ReportFigure(title, "No epoch has finished yet.")
+        return Chart("rate", title, _NO_EPOCH)
     shown = [points[index] for index in evenly_spaced(len(points), MAX_POINTS)]
-
-    def paint(axes: "Axes") -> None:
-        epochs, rates = zip(*shown, strict=True)
-        line(axes, epochs, rates, color=BLUE, drawstyle="steps-pre")
-        axes.set_ylabel("learning rate")
-        from_zero(axes)
-        over_epochs(axes, run)
-
     lowest, highest = (extreme(rate for _, rate in points) for extreme in (min, max))
     caption = f"Between {lowest:.3g} and {highest:.3g}, at the last step of each epoch."
-    return ReportFigure(title, caption, draw_axes("rate", size, paint))
+    panel = Panel(
+        "",
+        _epochs(run),
+        Axis("learning rate", low=0.0),
+        [_line("learning rate", _ONE, shown, held_before)],
+        readings([_series("learning rate", _ONE, shown)], "epoch"),
+    )
+    return Chart("rate", title, caption, (panel,), table=_epoch_table(run.epochs, "learning_rate"))
 
 
-def strategy_metrics(run: RunRecord) -> list[ReportFigure]:
+def strategy_metrics(run: RunRecord) -> list[Chart]:
     """Draw a figure for each metric that a strategy reports at updates, over optimizer steps.
 
     Args:
@@ -105,30 +122,29 @@ def strategy_metrics(run: RunRecord) -> list[ReportFigure]:
     return [_strategy_metric(run, name, f"strategy-metric-{number}") for number, name in enumerate(names)]
 
 
-def _strategy_metric(run: RunRecord, name: str, element: str) -> ReportFigure:
+def _strategy_metric(run: RunRecord, name: str, element: str) -> Chart:
     strategy, _, metric = name.rpartition(".")
-    points = [(update.step, update.metrics[name]) for update in run.updates if name in update.metrics]
+    updates = [update for update in run.updates if name in update.metrics]
+    points = [(float(update.step), update.metrics[name]) for update in updates]
     shown = [points[index] for index in evenly_spaced(len(points), MAX_POINTS)]
     lowest, highest = (extreme(number for _, number in points) for extreme in (min, max))
     # a logarithmic axis has no place for zero, and a number that hardly changes is easier to read on a linear one
     is_logarithmic = 0 < 2 * lowest <= highest
-
-    def paint(axes: "Axes") -> None:
-        steps, numbers = zip(*shown, strict=True)
-        line(axes, steps, numbers, color=BLUE, drawstyle="steps-post")
-        if is_logarithmic:
-            axes.set_yscale("log")
-        axes.set_ylabel(metric)
-        over_steps(axes, run)
-
     scale = "; logarithmic scale" if is_logarithmic else ""
     caption = f"Reported at each update: between {lowest:.3g} and {highest:.3g}{scale}. "
-    return ReportFigure(
-        f"{metric} ({strategy})", caption + _drawn(len(shown), len(points)), draw_axes(element, SIZE, paint)
+    panel = Panel(
+        "",
+        _steps(run),
+        Axis(metric, is_logarithmic=is_logarithmic),
+        [_line(metric, _ONE, shown, held)],
+        readings([_series(metric, _ONE, shown, holds=True)], "step"),
     )
+    table = Table(("update", "step", name), [(one.update, one.step, one.metrics[name]) for one in updates])
+    title = f"{printable(metric)} ({printable(strategy)})"
+    return Chart(element, title, caption + _drawn(len(shown), len(points)), (panel,), table=table)
 
 
-def pruned_and_grown(run: RunRecord) -> ReportFigure:
+def pruned_and_grown(run: RunRecord) -> Chart:
     """Draw the numbers of weights pruned and grown at each update, over optimizer steps.
 
     Args:
@@ -137,73 +153,102 @@ def pruned_and_grown(run: RunRecord) -> ReportFigure:
     """
     title = "Weights moved per update"
     if not run.updates:
-        return ReportFigure(title, "No update yet: the topology is that of the start.")
-    pruned, grown = [sum(u.pruned.values()) for u in run.updates], [sum(u.grown.values()) for u in run.updates]
-    shown = evenly_spaced(len(run.updates), MAX_POINTS)
+        return Chart("moved", title, "No update yet: the topology is that of the start.")
+    rows = [(one.update, one.step, sum(one.pruned.values()), sum(one.grown.values())) for one in run.updates]
+    shown = [rows[index] for index in evenly_spaced(len(rows), MAX_POINTS)]
+    pruned = [(float(step), float(count)) for _, step, count, _ in shown]
+    grown = [(float(step), float(count)) for _, step, _, count in shown]
     # counts of many updates jump at every point, and thick lines would fill the axes
-    width = 1.0 if len(shown) < MAX_POINTS // 2 else 0.3
-
-    def paint(axes: "Axes") -> None:
-        steps = [run.updates[index].step for index in shown]
+    width = 1.0 if len(shown) <= MAX_UPDATES else 0.5
+    panel = Panel(
+        "",
+        _steps(run),
+        Axis("K (weights per update)", low=0.0, is_whole=True),
         # the two mostly coincide: a broad line below a dashed narrow one shows both
-        line(axes, steps, [pruned[index] for index in shown], label="pruned", color=ORANGE, linewidth=5 * width)
-        narrow = {"color": BLUE, "linewidth": 1.8 * width, "linestyle": (0, (4, 2))}
-        line(axes, steps, [grown[index] for index in shown], label="grown", **narrow)
-        axes.set_ylabel("K (weights per update)")
-        from_zero(axes)
-        whole_numbers(axes.yaxis)
-        legend_above(axes)
-        over_steps(axes, run)
-
-    caption = f"{sum(pruned):,} weights pruned and {sum(grown):,} grown in {len(pruned):,} updates. "
-    return ReportFigure(title, caption + _drawn(len(shown), len(pruned)), draw_axes("moved", SIZE, paint))
-
-
-def _train_and_test(axes: "Axes", run: RunRecord, train: Sequence[float], test: Sequence[float]) -> None:
-    shown = evenly_spaced(len(run.epochs), MAX_POINTS)
-    epochs = [run.epochs[index].epoch for index in shown]
-    line(axes, epochs, [train[index] for index in shown], label="train", color=VERMILION, linestyle=(0, (4, 1.5)))
-    line(axes, epochs, [test[index] for index in shown], label="test", color=BLUE)
-    legend_above(axes)
-    over_epochs(axes, run)
+        [Line("pruned", _PRUNED, pruned, width=2.5 * width), Line("grown", _GROWN, grown, width=0.9 * width)]
+        if len(shown) > 1
+        else [_line("pruned", _PRUNED, pruned), _line("grown", _GROWN, grown)],
+        readings([_series("pruned", _PRUNED, pruned), _series("grown", _GROWN, grown)], "step", "weights"),
+    )
+    total_pruned, total_grown = sum(row[2] for row in rows), sum(row[3] for row in rows)
+    caption = f"{total_pruned:,} weights pruned and {total_grown:,} grown in {len(rows):,} updates. "
+    table = Table(("update", "step", "pruned", "grown"), rows)
+    legend = (("pruned", _PRUNED), ("grown", _GROWN))
+    return Chart("moved", title, caption + _drawn(len(shown), len(rows)), (panel,), legend, table)
 
 
 def _drawn(shown: int, count: int) -> str:
     return "" if shown == count else f"{shown:,} of {count:,} updates are drawn, evenly spaced."
 
 
-def active_parameters(run: RunRecord) -> ReportFigure:
+def active_parameters(run: RunRecord) -> Chart:
     """Draw the active parameters of each tensor over optimizer steps, stacked in network order.
 
     Args:
-        run: what its folder has. At most :data:`MAX_UPDATES` updates are drawn, and some 50 tensors are named.
+        run: what its folder has. At most :data:`MAX_UPDATES` updates are drawn.
     """
     title = "Active parameters per tensor"
     if not run.tensors:
-        return ReportFigure(title, "This run has no sparse tensors.")
-    shown = evenly_spaced(len(run.updates), MAX_UPDATES)
-    named = set(evenly_spaced(len(run.tensors), LEGEND_ROWS * LEGEND_COLUMNS))
-    columns = math.ceil(len(named) / LEGEND_ROWS)
-
-    def paint(axes: "Axes") -> None:
-        _stack(axes, run, shown, named)
-        axes.set_ylabel("active parameters")
-        whole_numbers(axes.yaxis)
-        over_steps(axes, run, margin=1.0)
-        handles, labels = axes.get_legend_handles_labels()
-        # from the top, in the order of the areas
-        style = {"fontsize": 12, "labelspacing": 0.25, "handlelength": 1.4, "ncols": columns}
-        axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), **style)
-
+        return Chart("active", title, "This run has no sparse tensors.")
+    shown = [run.updates[index] for index in evenly_spaced(len(run.updates), MAX_UPDATES)]
+    end = float(max(1, run.last_step))
+    steps = [0.0, *(float(update.step) for update in shown), end]
+    now = dict(zip((tensor.name for tensor in run.tensors), run.active, strict=True))
+    counts = [
+        [tensor.active, *(update.active[tensor.name] for update in shown), now[tensor.name]] for tensor in run.tensors
+    ]
+    edges = list(accumulate(counts, _sum, initial=[0] * len(steps)))
+    marks, series, legend = [], [], []
+    for index, tensor in enumerate(run.tensors):
+        style = ramp_style(index, len(run.tensors))
+        low, high = (held(list(zip(steps, map(float, edges[index + above]), strict=True))) for above in (0, 1))
+        marks.append(_area(tensor.name, style, low, high))
+        middles = [(below + above) / 2 for below, above in zip(edges[index], edges[index + 1], strict=True)]
+        texts = [f"{count:,}" for count in counts[index]]
+        series.append(Series(tensor.name, style, list(zip(steps, middles, texts, strict=True)), holds=True))
+        legend.append((tensor.name, style))
     caption = "Tensors in network order from the bottom; a step is an update that moved weights between them."
-    if len(named) < len(run.tensors):
-        caption += f" {len(named)} of {len(run.tensors)} tensors are named, evenly spaced."
     if len(shown) < len(run.updates):
         caption += f" {len(shown)} of {len(run.updates):,} updates are drawn, evenly spaced."
-    return ReportFigure(title, caption, draw_axes("active", (8.4 + 2.6 * columns, 6.0), paint))
+    table, remark = _tensor_table(run, _counts)
+    panel = Panel(
+        "",
+        Axis("optimizer step", low=0.0, high=end, is_whole=True),
+        Axis("active parameters", low=0.0, is_whole=True),
+        marks,
+        readings(series[::-1], "step"),
+    )
+    return Chart(
+        "active", title, caption + remark, (panel,), tuple(legend[::-1]), table, is_folded=len(run.tensors) > 8
+    )
 
 
-def densities(run: RunRecord) -> ReportFigure:
+def _sum(below: list[int], counts: list[int]) -> list[int]:
+    return [low + count for low, count in zip(below, counts, strict=True)]
+
+
+def _area(name: str, style: Style, low: Points, high: Points) -> Band:
+    """Return the area between two lines of steps, which have their steps at different places."""
+    xs = sorted({x for x, _ in low} | {x for x, _ in high})
+    doubled = [x for x in xs for _ in range(2)]
+    return Band(name, style, doubled, _both_sides(low, xs), _both_sides(high, xs), opacity=1.0)
+
+
+def _both_sides(points: Points, xs: Sequence[float]) -> list[float]:
+    """Return the number just before and just after each place of a line of steps."""
+    before, after = {}, {}
+    for x, y in points:
+        before.setdefault(x, y)
+        after[x] = y
+    found, last = [], points[0][1]
+    for x in xs:
+        found.append(before.get(x, last))
+        last = after.get(x, last)
+        found.append(last)
+    return found
+
+
+def densities(run: RunRecord) -> Chart:
     """Draw the density of each tensor over optimizer steps, a line for each, in percent of its positions.
 
     Args:
@@ -212,105 +257,69 @@ def densities(run: RunRecord) -> ReportFigure:
     """
     title = "Density of each tensor"
     if not run.updates:
-        return ReportFigure(title, "No update yet: every tensor is as dense as at the start.")
-    shown, lines = evenly_spaced(len(run.updates), MAX_UPDATES), evenly_spaced(len(run.tensors), MAX_LINES)
-
-    def paint(axes: "Axes") -> None:
-        from matplotlib import colormaps
-
-        updates = [run.updates[index] for index in shown]
-        steps = [0, *(update.step for update in updates)]
-        for tensor in (run.tensors[index] for index in lines):
-            shade = 0.92 * run.tensors.index(tensor) / max(1, len(run.tensors) - 1)
-            active = [tensor.active, *(update.active[tensor.name] for update in updates)]
-            shares = [100 * count / tensor.size for count in active]
-            axes.plot(steps, shares, color=colormaps["viridis"](shade), linewidth=1.4, drawstyle="steps-post")
-            name = printable(tensor.name)
-            texts = [f"{name}: {share:.3g} % at step {step:,}" for step, share in zip(steps, shares, strict=True)]
-            hover(axes, steps, shares, texts)
-        axes.set_ylabel("active (% of positions)")
-        from_zero(axes)
-        over_steps(axes, run)
-
-    caption = (
-        "The darkest line is the first tensor, the lightest the last. Point at a line to see its tensor and values."
-    )
+        return Chart("densities", title, "No update yet: every tensor is as dense as at the start.")
+    shown = [run.updates[index] for index in evenly_spaced(len(run.updates), MAX_UPDATES)]
+    lines = evenly_spaced(len(run.tensors), MAX_LINES)
+    steps = [0.0, *(float(update.step) for update in shown)]
+    marks, series, legend = [], [], []
+    for index in lines:
+        tensor, style = run.tensors[index], ramp_style(index, len(run.tensors))
+        active = [tensor.active, *(update.active[tensor.name] for update in shown)]
+        points = [(step, 100 * count / tensor.size) for step, count in zip(steps, active, strict=True)]
+        end = (float(max(1, run.last_step)), points[-1][1])
+        marks.append(Line(tensor.name, style, held([*points, end]), width=0.8))
+        series.append(_series(tensor.name, style, points, holds=True))
+        legend.append((tensor.name, style))
+    caption = "Violet lines are the first tensors, yellow ones the last."
     if len(lines) < len(run.tensors):
         caption += f" {len(lines)} of {len(run.tensors)} tensors are drawn, evenly spaced."
-    return ReportFigure(title, caption, draw_axes("densities", (6.4, 4.2), paint))
+    table, remark = _tensor_table(run, partial(_densities, {one.name: one.size for one in run.tensors}))
+    panel = Panel("", _steps(run), Axis("active (% of positions)", low=0.0), marks, readings(series, "step", "%"))
+    return Chart("densities", title, caption + remark, (panel,), tuple(legend), table, is_folded=len(lines) > 8)
 
 
-def _stack(axes: "Axes", run: RunRecord, shown: list[int], named: set[int]) -> None:
-    from matplotlib import colormaps
-
-    updates = [run.updates[index] for index in shown]
-    steps = [0, *(update.step for update in updates), max(1, run.last_step)]
-    now = dict(zip((tensor.name for tensor in run.tensors), run.active, strict=True))
-    counts = [
-        [tensor.active, *(update.active[tensor.name] for update in updates), now[tensor.name]] for tensor in run.tensors
-    ]
-    names = [printable(tensor.name) if index in named else "_" for index, tensor in enumerate(run.tensors)]
-    # the darkest end of the map is for the first layer; the palest, hard to see on white, is left out
-    shades = [0.92 * index / max(1, len(names) - 1) for index in range(len(names))]
-    colors = [colormaps["viridis"](shade) for shade in shades]
-    axes.stackplot(steps, counts, labels=names, colors=colors, step="post", edgecolor="white", linewidth=0.2)
-    below, points = [0] * len(steps), evenly_spaced(len(steps), MAX_HOVERS)
-    for tensor, of_tensor in zip(run.tensors, counts, strict=True):
-        middles = [low + count / 2 for low, count in zip(below, of_tensor, strict=True)]
-        below = [low + count for low, count in zip(below, of_tensor, strict=True)]
-        texts = [f"{printable(tensor.name)}: {of_tensor[point]:,} at step {steps[point]:,}" for point in points]
-        hover(axes, [steps[point] for point in points], [middles[point] for point in points], texts)
+def _counts(active: Iterable[tuple[str, int]]) -> list[float]:
+    return [count for _, count in active]
 
 
-def line(axes: "Axes", x: Sequence[float], y: Sequence[float], **style: Any) -> None:
-    """Draw a line with tooltips; if it has few points, with markers, as a line of one point would be invisible.
+def _densities(sizes: dict[str, int], active: Iterable[tuple[str, int]]) -> list[float]:
+    return [count / sizes[name] for name, count in active]
+
+
+def _tensor_table(run: RunRecord, values: Callable[[Iterable[tuple[str, int]]], list[float]]) -> tuple[Table, str]:
+    """Return a table with a row for the start and for each update, and a column for each tensor.
 
     Args:
-        axes: the axes to draw on.
-        x: the coordinates of the points, at least one.
-        y: their values, as many; a point that is not finite has no tooltip.
-        style: of ``Axes.plot``; the tooltips begin with its ``label``.
+        run: the run.
+        values: numbers of a row from the active weights of each tensor by its name.
+
+    Returns:
+        The table, and a remark where it does not have all updates.
     """
-    markers: dict[str, Any] = {"marker": "o", "markersize": 5} if len(x) <= MAX_MARKERS else {}
-    axes.plot(x, y, **markers, **style)
-    name = f"{style['label']}: " if "label" in style else ""
-    hover(axes, x, y, [f"{name}{value:.6g} at {at:,g}" for at, value in zip(x, y, strict=True)])
+    names = [tensor.name for tensor in run.tensors]
+    start = (0, 0, *values((tensor.name, tensor.active) for tensor in run.tensors))
+    most = max(MAX_UPDATES, MAX_CELLS // max(1, len(names)))
+    kept: list[UpdateCounts] = [run.updates[index] for index in evenly_spaced(len(run.updates), most)]
+    rows = [(one.update, one.step, *values((name, one.active[name]) for name in names)) for one in kept]
+    remark = (
+        "" if len(kept) == len(run.updates) else f" The CSV file has {len(kept):,} of {len(run.updates):,} updates."
+    )
+    return Table(("update", "step", *names), [start, *rows]), remark
 
 
-def over_epochs(axes: "Axes", run: RunRecord) -> None:
-    """Set up the x-axis from the start to the last epoch."""
-    axes.set_xlabel("epoch")
-    axes.set_xlim(0, max(1, run.epochs[-1].epoch) * 1.02)
-    whole_numbers(axes.xaxis)
+def _series(name: str, style: Style, points: Points, *, holds: bool = False) -> Series:
+    texts = value_texts(y for _, y in points)
+    return Series(name, style, [(x, y, text) for (x, y), text in zip(points, texts, strict=True)], holds)
 
 
-def over_steps(axes: "Axes", run: RunRecord, margin: float = 1.02) -> None:
-    """Set up the x-axis from the start to the last optimizer step.
-
-    Args:
-        axes: the axes to set up.
-        run: the run that is drawn.
-        margin: where the axis ends, as a multiple of the last step.
-    """
-    axes.set_xlabel("optimizer step")
-    axes.set_xlim(0, max(1, run.last_step) * margin)
-    whole_numbers(axes.xaxis)
+def _line(name: str, style: Style, points: Points, steps: Callable[[Points], Points] = list) -> Line:
+    """Return a line; if it has few points, with markers, as a line of one point would be invisible."""
+    return Line(name, style, steps(points), points if len(points) <= MAX_MARKERS else ())
 
 
-def from_zero(axes: "Axes") -> None:
-    """Set up the y-axis from zero to above the highest finite point."""
-    top = axes.dataLim.ymax
-    axes.set_ylim(0, top * 1.06 if 0 < top < math.inf else 1)
+def _epochs(run: RunRecord) -> Axis:
+    return Axis("epoch", low=0.0, high=max(1, run.epochs[-1].epoch) * 1.02, is_whole=True)
 
 
-def legend_above(axes: "Axes") -> None:
-    """Place the legend above the axes, where it covers no line."""
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0)
-
-
-def whole_numbers(axis: "Axis") -> None:
-    """Set ticks at whole numbers, with commas between thousands."""
-    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
-
-    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+def _steps(run: RunRecord) -> Axis:
+    return Axis("optimizer step", low=0.0, high=max(1, run.last_step) * 1.02, is_whole=True)

@@ -1,51 +1,20 @@
-"""The HTML that the pages of runs and studies share: frame, style sheet, figures, tables and lists."""
+"""The HTML that all reports share: the frame of a page, charts, tables and lists."""
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from html import escape
+from importlib.resources import files
 from string import Template
 from typing import Any
 
-from sparsecore.report.drawing import ReportFigure
-
-_STYLE = """\
-:root { color-scheme: light dark; --page: #fff; --ink: #1a1a1a; --soft: #555; --rule: #ddd; --band: #f7f7f7;
-  --note: #fff8e8; }
-@media (prefers-color-scheme: dark) { :root { --page: #16181c; --ink: #e6e6e6; --soft: #a8a8a8; --rule: #40444b;
-  --band: #1f2227; --note: #2c2718; } }
-body { margin: 2rem auto; max-width: 74rem; padding: 0 1.25rem; background: var(--page); color: var(--ink);
-  font: 16px/1.45 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 1rem; }
-h2 { font-size: 1.05rem; margin: 0 0 .4rem; }
-h2.part { font-size: 1.25rem; margin: 2.5rem 0 .4rem; }
-dl { margin: 0 0 1rem; }
-dt { color: var(--soft); font-size: .85rem; }
-dd { margin: 0; overflow-wrap: anywhere; }
-.outcome { display: flex; flex-wrap: wrap; gap: .75rem; }
-.outcome div { border: 1px solid var(--rule); border-radius: .4rem; padding: .5rem .9rem; }
-.outcome dd { font-size: 1.15rem; font-weight: 600; }
-.unfinished { border-left: .3rem solid #e69f00; padding: .3rem .8rem; background: var(--note); }
-.experiment div, .effort div { display: grid; grid-template-columns: 9rem 1fr; gap: 1rem; padding: .15rem 0; }
-.experiment dt, .effort dt { font-size: inherit; }
-summary { cursor: pointer; }
-pre { overflow-x: auto; padding: .8rem; background: var(--band); font-size: .85rem; }
-.pairs { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 0 2rem; }
-figure { margin: 2rem 0 0; }
-figure svg { display: block; max-width: 100%; height: auto; fill: var(--ink); }
-figure svg g[id*="hover-"] use { cursor: crosshair; }
-figcaption, .undrawn { color: var(--soft); font-size: .9rem; }
-.tensors { margin-top: 2.5rem; }
-.wide { overflow-x: auto; margin: .5rem 0 1.5rem; }
-.swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em; border: 1px solid #0004; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; }
-th:first-child { text-align: left; }
-tbody th { font-weight: 400; }
-thead th { border-bottom: 2px solid #888; vertical-align: bottom; white-space: normal; }
-tbody tr:nth-child(even) { background: var(--band); }
-tfoot th, tfoot td { border-top: 2px solid #888; font-weight: 600; }
-td.text { white-space: normal; }
-"""
+from sparsecore.errors import printable
+from sparsecore.report.charts import Chart
+from sparsecore.report.colours import Style, classes, variables
+from sparsecore.report.plane import swatch
+from sparsecore.report.svg import panel_data, panel_svg, plane_of
 
 _PAGE = Template("""\
 <!DOCTYPE html>
@@ -53,73 +22,177 @@ _PAGE = Template("""\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="$policy">
 <title>$title</title>
 <style>
 $style</style>
+<script>$theme</script>
 </head>
 <body>
 <header>
+<button type="button" id="theme" hidden title="switch between light and dark">Dark</button>
 <h1>$title</h1>
-$summary
-<details><summary>$source_name</summary>
-<pre>$source</pre>
-</details>
+$findings
 </header>
 <main>
 $contents
 </main>
+<footer>
+$folded
+</footer>
+<script>$script</script>
 </body>
 </html>
 """)
 
+_THEME = """\
+try { const theme = localStorage.getItem("sparsecore-theme");
+  if (theme === "dark" || theme === "light") document.documentElement.dataset.theme = theme; } catch { /* none */ }"""
+"""Before anything is shown, so that a page that is dark by choice does not flash."""
 
-def html_page(title: str, summary: Iterable[str], source_name: str, source: str, contents: Iterable[str]) -> str:
+
+@cache
+def _resource(name: str) -> str:
+    return (files("sparsecore.report") / name).read_text("utf-8")
+
+
+def _colours() -> str:
+    """Return the declarations of light and dark colours: the reader's choice, else the system's; paper is light."""
+    light, dark = variables(dark=False), variables(dark=True)
+    return (
+        f":root {{ color-scheme: light; {light} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ color-scheme: dark; {dark} }} }}\n"
+        f":root[data-theme=dark] {{ color-scheme: dark; {dark} }}\n"
+        f"@media print {{ :root:root:root {{ color-scheme: light; {light} }} }}\n"
+        f"{classes()}\n"
+    )
+
+
+def _policy(*scripts: str) -> str:
+    """Return a policy by which the page runs only these scripts, and loads nothing."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {allowed}; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def html_page(title: str, findings: Iterable[str], contents: Iterable[str], folded: Mapping[str, str]) -> str:
     """Return a whole page.
 
     Args:
         title: title of the page, as text.
-        summary: elements of the header below the title.
-        source_name: name of the TOML file that the page is about.
-        source: contents of that file, as text.
+        findings: elements below the title: what was found.
         contents: elements of the main part.
+        folded: elements at the end that are folded away, by their titles, as text; empty ones are left out.
     """
+    details = (f"<details><summary>{escape(name)}</summary>\n{one}\n</details>" for name, one in folded.items() if one)
+    script = _resource("page.js")
     return _PAGE.substitute(
         title=escape(title),
-        style=_STYLE,
-        summary="\n".join(filter(None, summary)),
-        source_name=source_name,
-        source=escape(source),
+        policy=_policy(_THEME, script),
+        style=_colours() + _resource("page.css"),
+        theme=_THEME,
+        findings="\n".join(filter(None, findings)),
         contents="\n".join(filter(None, contents)),
+        folded="\n".join(details),
+        script=script,
     )
 
 
+def source_element(text: str) -> str:
+    """Return the text of a file, such as experiment.toml."""
+    return f"<pre>{escape(text)}</pre>"
+
+
 def definition_list(kind: str, rows: Iterable[tuple[str, str]]) -> str:
-    """Return a list of terms with their descriptions.
+    """Return a list of terms with their descriptions; empty without any.
 
     Args:
         kind: class of the list in the style sheet: 'outcome', 'experiment' or 'effort'.
         rows: terms and descriptions, as text.
     """
-    items = (f"<div><dt>{escape(term)}</dt><dd>{escape(description)}</dd></div>\n" for term, description in rows)
-    return f'<dl class="{kind}">\n{"".join(items)}</dl>'
+    items = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>\n" for term, text in rows)
+    return f'<dl class="{kind}">\n{items}</dl>' if items else ""
 
 
-def figure_element(figure: ReportFigure) -> str:
-    """Return a figure with its title above and its caption below.
+def findings_list(sentences: Iterable[str]) -> str:
+    """Return a list of what was found; empty without any.
 
     Args:
-        figure: its title and caption are text and escaped here; its drawing is an ``<svg>`` element and taken as it is.
+        sentences: HTML.
     """
-    # letters in the drawing are outlines, so screen readers get the title and the caption
-    drawing = figure.svg.replace("<svg", f'<svg role="img" aria-label="{escape(figure.title)}"', 1)
-    caption = escape(figure.caption.strip())
-    return f"<figure>\n<h2>{escape(figure.title)}</h2>\n{drawing}\n<figcaption>{caption}</figcaption>\n</figure>\n"
+    items = "".join(f"<li>{sentence}</li>\n" for sentence in sentences)
+    return f'<ul class="findings">\n{items}</ul>' if items else ""
+
+
+def charts_element(charts: Iterable[Chart]) -> str:
+    """Return charts side by side where they have room, then the reasons why others have nothing to show.
+
+    Args:
+        charts: the charts; those without a panel are listed by their captions.
+    """
+    shown = list(charts)
+    drawn = "".join(chart_element(chart) for chart in shown if chart.panels)
+    reasons = "".join(
+        f'<p class="undrawn">{escape(f"{chart.title}: {chart.caption}")}</p>\n' for chart in shown if not chart.panels
+    )
+    return (f'<div class="charts">\n{drawn}</div>\n' if drawn else "") + reasons
+
+
+def chart_element(chart: Chart) -> str:
+    """Return a chart with its title, legend, panels, caption and CSV file.
+
+    Args:
+        chart: a chart with at least one panel.
+    """
+    keys = {name: f"k{number}" for number, (name, _) in enumerate(chart.legend)}
+    planes = [plane_of(panel, keys) for panel in chart.panels]
+    drawings = "".join(
+        f"<div>{f'<h3>{escape(panel.title)}</h3>' if panel.title else ''}"
+        f"{panel_svg(panel, plane, ', '.join(filter(None, (chart.title, panel.title))))}</div>\n"
+        for panel, plane in zip(chart.panels, planes, strict=True)
+    )
+    data = [panel_data(panel, plane, keys) for panel, plane in zip(chart.panels, planes, strict=True)]
+    wide = " wide" if chart.is_wide or len(chart.panels) > 1 else ""
+    link = (
+        f'<a class="csv" download="{escape(chart.name)}.csv" title="download the data of this figure" '
+        f'href="{escape(chart.table.link())}">CSV</a>'
+        if chart.table.head
+        else ""
+    )
+    return (
+        f'<figure class="chart{wide}" id="{escape(chart.name)}">\n'
+        f'<div class="head"><h2>{escape(chart.title)}</h2>{link}</div>\n'
+        f'{_legend(chart, keys)}<div class="panels">\n{drawings}</div>\n'
+        f"<figcaption>{chart.key}{escape(chart.caption.strip())}</figcaption>\n"
+        f'<script type="application/json">{_json(data)}</script>\n</figure>\n'
+    )
+
+
+def _legend(chart: Chart, keys: Mapping[str, str]) -> str:
+    entries = "".join(
+        f'<li><label><input type="checkbox" checked value="{keys[name]}">{swatch(style)}'
+        f"<span>{escape(printable(name))}</span></label></li>\n"
+        for name, style in chart.legend
+    )
+    if not entries:
+        return ""
+    legend = f'<ul class="legend">\n{entries}</ul>\n'
+    return f"<details><summary>{len(chart.legend)} lines</summary>\n{legend}</details>\n" if chart.is_folded else legend
+
+
+def _json(data: Any) -> str:
+    """Return JSON that ends no element of the page, whatever the names in it."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def table_element(
     head: Sequence[str], rows: Iterable[Sequence[str]], foot: Sequence[str] = (), text_columns: int = 0
 ) -> str:
-    """Return a table.
+    """Return a table, which scrolls by itself where the page is too narrow for it.
 
     Args:
         head: titles of the columns, as text.
@@ -131,7 +204,8 @@ def table_element(
     body = "".join(_row(row, text_columns) for row in rows)
     footer = f"<tfoot>\n{_row(foot, text_columns)}</tfoot>\n" if foot else ""
     return (
-        f'<div class="wide"><table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}</tbody>\n{footer}</table></div>'
+        f'<div class="wide-table"><table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}</tbody>\n{footer}'
+        "</table></div>"
     )
 
 
@@ -143,6 +217,16 @@ def _row(cells: Sequence[str], text_columns: int) -> str:
         for place, cell in enumerate(others)
     )
     return f'<tr><th scope="row">{first}</th>{data}</tr>\n'
+
+
+def named(name: str, style: Style) -> str:
+    """Return the name of a series after its colour, as HTML.
+
+    Args:
+        name: the name, as text.
+        style: its look in figures.
+    """
+    return f'<span class="swatch {escape(style.colour.name)}"></span>{escape(name)}'
 
 
 def plugin_names(value: Any) -> str:

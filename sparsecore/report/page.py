@@ -1,12 +1,10 @@
-"""The page of a run's report: its settings and result, the figures, and a table of the sparse tensors."""
+"""The page of a run's report: its result, the figures, a table of the sparse tensors, and its settings."""
 
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
 from sparsecore.report.figures import (
-    SIZE,
-    WHOLE_WIDTH,
     accuracy,
     active_parameters,
     densities,
@@ -16,11 +14,12 @@ from sparsecore.report.figures import (
     strategy_metrics,
 )
 from sparsecore.report.html import (
+    charts_element,
     definition_list,
     describe_table,
-    figure_element,
     html_page,
     plugin_names,
+    source_element,
     table_element,
 )
 from sparsecore.report.reading import RunRecord
@@ -38,25 +37,24 @@ def page(run: RunRecord) -> str:
     Returns:
         HTML without references to other files.
     """
-    figures = [accuracy(run), loss(run), *strategy_metrics(run), pruned_and_grown(run), densities(run)]
-    # so that no figure has an empty half of the page next to it
-    fills_a_pair = sum(bool(figure.svg) for figure in figures) % 2 == 1
-    rate = learning_rate(run, SIZE if fills_a_pair else WHOLE_WIDTH)
-    pairs, wide = ([*figures, rate], []) if fills_a_pair else (figures, [rate])
-    wide.append(active_parameters(run))
-    missing = [figure for figure in (*pairs, *wide) if not figure.svg]
-    paired = "".join(figure_element(figure) for figure in pairs if figure.svg)
+    charts = [
+        accuracy(run),
+        loss(run),
+        *strategy_metrics(run),
+        pruned_and_grown(run),
+        densities(run),
+        active_parameters(run),
+        learning_rate(run),
+    ]
     return html_page(
         title=_title(run.experiment),
-        summary=[*_outcome(run), definition_list("experiment", _settings(run.experiment))],
-        source_name="experiment.toml",
-        source=run.experiment_text,
-        contents=[
-            f'<div class="pairs">\n{paired}</div>',
-            *(figure_element(figure) for figure in wide if figure.svg),
-            *(f'<p class="undrawn">{escape(f"{figure.title}: {figure.caption}")}</p>' for figure in missing),
-            _tensor_table(run),
-        ],
+        findings=_outcome(run),
+        contents=[charts_element(charts), _tensor_table(run)],
+        folded={
+            "Settings": definition_list("experiment", _settings(run.experiment)),
+            "Duration and machine": definition_list("effort", _effort(run.effort)),
+            "experiment.toml": source_element(run.experiment_text),
+        },
     )
 
 
@@ -77,11 +75,17 @@ def _outcome(run: RunRecord) -> Iterable[str]:
     if run.result is None:
         progress = f"epochs {len(run.epochs):,}, updates {len(run.updates):,}"
         yield f'<p class="unfinished">This run has not finished. So far: {progress}.</p>'
+        yield definition_list("outcome", _last_epoch(run))
         return
     yield definition_list("outcome", _measurements(run.result))
-    effort = list(_effort(run.effort))
-    if effort:
-        yield definition_list("effort", effort)
+
+
+def _last_epoch(run: RunRecord) -> Iterable[tuple[str, str]]:
+    for last in run.epochs[-1:]:
+        yield f"test accuracy after epoch {last.epoch}", f"{last.test_accuracy:.2%}"
+        yield "test loss (nats)", f"{last.test_loss:.4f}"
+    if run.tensors:
+        yield "sparsity", f"{1 - sum(run.active) / sum(tensor.size for tensor in run.tensors):.2%}"
 
 
 def _effort(effort: Effort) -> Iterable[tuple[str, str]]:

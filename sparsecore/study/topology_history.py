@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
-from sparsecore.report.drawing import evenly_spaced
+from sparsecore.report.charts import evenly_spaced
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.logs import Metrics, read_lines, read_record

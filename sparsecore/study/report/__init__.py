@@ -1,10 +1,13 @@
 """The report of a study: a page with figures and tables, the figures as files, and all numbers as JSON."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from sparsecore.errors import InputError, without_controls
 from sparsecore.extras import require
+from sparsecore.report.chart_files import draw_chart
+from sparsecore.report.charts import Chart
 from sparsecore.run.files import write_whole
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.report.page import page
@@ -17,6 +20,7 @@ from sparsecore.study.report.topology_figures import (
     overlap_figure,
 )
 from sparsecore.study.report.training_figures import accuracy_figure, learning_rate_figure
+from sparsecore.study.report_folder import ReportFolder
 
 
 def write_study_report(folder: StudyFolder, title: str = "") -> Path:
@@ -63,9 +67,21 @@ def _write(folder: StudyFolder, results: StudyResults) -> None:
         final_sparsity_figure(results),
     ]
     folder.figures.mkdir(exist_ok=True)
-    for figure in (accuracy, *topologies, learning_rate):
-        if figure.drawing is not None:
-            write_whole(folder.figures / f"{figure.name}.svg", figure.drawing.svg.encode())
-            write_whole(folder.figures / f"{figure.name}.png", figure.drawing.png)
+    write_figures(folder, (accuracy, *topologies, learning_rate), results.protocol)
     write_whole(folder.results, json.dumps(results_json(results), indent=1).encode() + b"\n")
     write_whole(folder.report, without_controls(page(results, accuracy, topologies, learning_rate)).encode())
+
+
+def write_figures(folder: ReportFolder, charts: Iterable[Chart], protocol: str) -> None:
+    """Write the files of figures into the folder of figures, which exists.
+
+    Args:
+        folder: folder of the report.
+        charts: the figures; those that show nothing have no files.
+        protocol: line below their titles.
+    """
+    for chart in charts:
+        if chart.panels:
+            drawing = draw_chart(chart, protocol)
+            write_whole(folder.figures / f"{chart.name}.svg", drawing.svg.encode())
+            write_whole(folder.figures / f"{chart.name}.png", drawing.png)

@@ -1,13 +1,24 @@
-"""The page of a study's report: accuracies compared with the authors', which arms differ, and the topologies."""
+"""The page of a study's report: what was found, accuracies, which arms differ, the topologies, and the settings."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from statistics import fmean
 
 import attrs
 
-from sparsecore.report.drawing import ReportFigure
-from sparsecore.report.html import as_text, definition_list, describe_table, figure_element, html_page, table_element
+from sparsecore.report.charts import Chart
+from sparsecore.report.html import (
+    as_text,
+    charts_element,
+    definition_list,
+    describe_table,
+    findings_list,
+    html_page,
+    named,
+    source_element,
+    table_element,
+)
 from sparsecore.study.comparison import (
     SIGNIFICANCE_LEVEL,
     ArmPair,
@@ -18,7 +29,7 @@ from sparsecore.study.comparison import (
 from sparsecore.study.definition import Arm, Hypothesis
 from sparsecore.study.hypotheses import hypothesis_texts
 from sparsecore.study.published_results import published_results_of, source
-from sparsecore.study.report.panels import StudyFigure, full_name
+from sparsecore.study.report.panels import full_name
 from sparsecore.study.report.results import StudyResults, counted, pairs_at
 
 _DIFFERENCE_HEAD = ("difference (points)", "in pooled standard errors", "Welch's t", "p")
@@ -31,9 +42,7 @@ _HYPOTHESIS_HEAD = ("hypothesis", "sparsity", "difference (points)", "Welch's t"
 _MAX_NAMES = 12
 
 
-def page(
-    results: StudyResults, accuracy: StudyFigure, topologies: Sequence[StudyFigure], learning_rate: StudyFigure
-) -> str:
+def page(results: StudyResults, accuracy: Chart, topologies: Sequence[Chart], learning_rate: Chart) -> str:
     """Return the page of a study as HTML.
 
     Args:
@@ -44,15 +53,9 @@ def page(
     """
     return html_page(
         title=f"{results.study.title} – {results.protocol}",
-        summary=[
-            _missing(results),
-            definition_list("experiment", _settings(results)),
-            definition_list("effort", effort) if (effort := list(_effort(results))) else "",
-        ],
-        source_name="study.toml",
-        source=results.text,
+        findings=[_missing(results), findings_list(_findings(results))],
         contents=[
-            _element(attrs.evolve(accuracy, title="Test accuracy")),
+            charts_element([attrs.evolve(accuracy, title="Test accuracy")]),
             _part("Test accuracy after the last epoch"),
             _accuracies(results),
             _authors(results),
@@ -61,20 +64,47 @@ def page(
             f"<p>{escape(_TEST)}</p>",
             *(_differences(results, sparsity) for sparsity in results.study.sparsities),
             _part("What the topologies did"),
-            *map(_element, topologies),
+            charts_element(topologies),
             _part("How the networks were trained"),
-            _element(learning_rate),
-            f"<details><summary>Every trial: test accuracy (%)</summary>\n{_trials(results)}\n</details>",
+            charts_element([learning_rate]),
         ],
+        folded={
+            "Every trial: test accuracy (%)": _trials(results),
+            "Settings": definition_list("experiment", _settings(results)),
+            "Duration and machines": definition_list("effort", _effort(results)),
+            "study.toml": source_element(results.text),
+        },
     )
+
+
+def _findings(results: StudyResults) -> Iterator[str]:
+    """Yield what was found as sentences, in HTML: the best arm at each sparsity, and the verdicts on hypotheses."""
+    for sparsity in results.study.sparsities:
+        rows = sorted((row for row in results.at(sparsity) if row.accuracies), key=lambda row: -fmean(row.accuracies))
+        if not rows:
+            continue
+        best, others = rows[0].cell.arm, len(rows) - 1
+        sentence = (
+            f"Sparsity {sparsity:g}: <b>{escape(full_name(best))}</b> is the most accurate, "
+            f"{mean_and_spread(rows[0].accuracies)} %"
+        )
+        worse = [
+            escape(full_name(results.study.arm(pair.worse)))
+            for pair in pairs_at(results, sparsity)
+            if pair.better == best.name and pair.difference.is_significant
+        ]
+        yield (
+            sentence + (f", and differs from {', '.join(worse)}." if worse else ", and differs from no other arm.")
+            if (others)
+            else f"{sentence}."
+        )
+    if results.hypotheses:
+        supported = sum(bool(one.is_supported) for one in results.hypotheses)
+        yield f"{supported} of {counted(len(results.hypotheses), 'test')} of hypotheses supported."
 
 
 def _part(title: str) -> str:
     return f'<h2 class="part">{escape(title)}</h2>'
-
-
-def _element(figure: StudyFigure) -> str:
-    return figure_element(ReportFigure(figure.title, figure.caption, figure.on_page))
 
 
 def _missing(results: StudyResults) -> str:
@@ -109,11 +139,31 @@ def _effort(results: StudyResults) -> Iterable[tuple[str, str]]:
 
 
 def _accuracies(results: StudyResults) -> str:
-    """Return a table with a row for each cell, with columns for the authors' results if there are any."""
-    has_published = any(row.published for row in results.rows)
+    """Return a table with a row for each cell, which tells from which arms of the same sparsity it differs."""
+    differing = _differing(results)
     head = ("arm", "sparsity", "trials", f"ours on {results.images.title}, mean ± std (%)")
-    rows = ((*_own_cells(row, results), *(_published_cells(row) if has_published else ())) for row in results.rows)
-    return table_element((*head, *(_PUBLISHED_HEAD if has_published else ())), rows, text_columns=int(has_published))
+    rows = (
+        (*_own_cells(row, results), ", ".join(differing.get((row.cell.arm.name, row.cell.sparsity), ())))
+        for row in results.rows
+    )
+    return table_element((*head, f"differs from (p < {SIGNIFICANCE_LEVEL:g})"), rows, text_columns=1)
+
+
+def _differing(results: StudyResults) -> dict[tuple[str, float | None], list[str]]:
+    """Return the names of the arms from which an arm at a sparsity differs; None is the sparsity of one that runs once.
+
+    Such an arm is compared at every sparsity, and the names have theirs in brackets.
+    """
+    found: dict[tuple[str, float | None], list[str]] = {}
+    for sparsity in results.study.sparsities:
+        for pair in pairs_at(results, sparsity):
+            if pair.difference.is_significant:
+                for name, other in ((pair.better, pair.worse), (pair.worse, pair.better)):
+                    is_once = results.study.arm(name).once
+                    suffix = f" (at {sparsity:g})" if is_once else ""
+                    key = (name, None if is_once else sparsity)
+                    found.setdefault(key, []).append(full_name(results.study.arm(other)) + suffix)
+    return found
 
 
 def _own_cells(row: CellComparison, results: StudyResults) -> tuple[str, ...]:
@@ -122,13 +172,8 @@ def _own_cells(row: CellComparison, results: StudyResults) -> tuple[str, ...]:
     return _arm(cell.arm, results), _sparsity(row), trials, mean_and_spread(row.accuracies) or "none yet"
 
 
-def _published_cells(row: CellComparison) -> tuple[str, ...]:
-    trials = f" ({len(row.published)})" if row.published else ""
-    return mean_and_spread(row.published) + trials, *difference_texts(row.difference), row.remark
-
-
 def _authors(results: StudyResults) -> str:
-    """Return a paragraph with the source of the authors' numbers, or the reason why there are none."""
+    """Return a table of the authors' results and their source, or the reason why there are none."""
     name, data = results.tables["model"]["name"], results.tables["data"]["name"]
     published = published_results_of(results.tables["model"], data)
     if published is None:
@@ -136,9 +181,27 @@ def _authors(results: StudyResults) -> str:
     if not results.images.published:
         text = f"The authors' trials of {name} are not compared: they did not train on {results.images.title}."
         return f"<p>{escape(text)}</p>"
-    remarks = "".join(f" {arm}: {remark}." for arm, remark in published.remarks.items())
+    compared = [row for row in results.rows if row.published]
+    notes = {
+        remark: number for number, remark in enumerate(dict.fromkeys(row.remark for row in compared if row.remark), 1)
+    }
+    rows = (
+        (
+            *_own_cells(row, results),
+            f"{mean_and_spread(row.published)} ({len(row.published)})",
+            *difference_texts(row.difference),
+            f"note {notes[row.remark]}" if row.remark else "",
+        )
+        for row in compared
+    )
+    head = ("arm", "sparsity", "trials", "ours, mean ± std (%)", *_PUBLISHED_HEAD)
+    table = table_element(head, rows) if compared else ""
+    remarks = "".join(f"<li>{escape(remark)}</li>\n" for remark in notes)
+    of_arms = "".join(f" {arm}: {remark}." for arm, remark in published.remarks.items())
     return (
-        f"<p>The authors' trials (their number in brackets): {escape(source())}{escape(remarks)} "
+        f"{_part('Compared with the authors')}\n{table}\n"
+        + (f"<ol>\n{remarks}</ol>\n" if remarks else "")
+        + f"<p>The authors' trials (their number in brackets): {escape(source())}{escape(of_arms)} "
         f"Their protocol: {escape(published.protocol)}.</p>"
     )
 
@@ -195,8 +258,7 @@ def _trials(results: StudyResults) -> str:
 
 def _arm(arm: Arm, results: StudyResults) -> str:
     """Return the name of an arm with its colour, as HTML."""
-    swatch = f'<span class="swatch" style="background: {results.style_of(arm).colour}"></span>'
-    return f"{swatch}{escape(full_name(arm))}"
+    return named(full_name(arm), results.style_of(arm))
 
 
 def _sparsity(row: CellComparison) -> str:

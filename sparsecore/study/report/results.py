@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 
 from sparsecore.notebook.html import as_html, bar, block, note, table
+from sparsecore.report.colours import Style
 from sparsecore.run.logs import Effort, Metrics, read_lines
 from sparsecore.study.comparison import (
     ArmPair,
@@ -20,7 +21,7 @@ from sparsecore.study.folder import StudyFolder
 from sparsecore.study.hypotheses import HypothesisResult, evaluate_hypotheses, hypothesis_json
 from sparsecore.study.images import StudyImages, describe_subset, identify_images
 from sparsecore.study.published_results import source
-from sparsecore.study.report.panels import Style, styles_of
+from sparsecore.study.report.panels import styles_of
 from sparsecore.study.topology_history import TopologyHistory, topology_history_of
 from sparsecore.study.trials import Trial, trials_of
 
@@ -93,6 +94,20 @@ class StudyResults:
         if done == {self.study.trials}:
             return wanted
         return f"{'–'.join(map(str, sorted({min(done), max(done)})))} of {wanted}"
+
+    @property
+    def accuracies(self) -> list[tuple[Trial, float]]:
+        """The finished trials and their test accuracies in [0, 1], in the order of the rows."""
+        trials: dict[tuple[str, float | None], list[Trial]] = {}
+        for trial in self.histories:
+            trials.setdefault((trial.arm, trial.sparsity), []).append(trial)
+        return [
+            (trial, accuracy)
+            for row in self.rows
+            for trial, accuracy in zip(
+                trials.get((row.cell.arm.name, row.cell.sparsity), ()), row.cell.accuracies, strict=True
+            )
+        ]
 
     def style_of(self, arm: Arm) -> Style:
         """Return the style of an arm in figures."""

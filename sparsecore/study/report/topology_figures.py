@@ -2,47 +2,46 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from html import escape
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.errors import printable
-from sparsecore.report.drawing import evenly_spaced, hover
-from sparsecore.study.definition import Arm
-from sparsecore.study.report.panels import (
-    PanelGrid,
-    StudyFigure,
-    by_sparsity,
-    draw_panels,
-    families,
-    full_name,
-    legend_below,
-    set_left_label,
-    spread_out,
+from sparsecore.report.charts import (
+    Chart,
+    Panel,
+    Reading,
+    Readings,
+    Series,
+    Table,
+    evenly_spaced,
+    readings,
 )
+from sparsecore.report.colours import Style, ramp_style
+from sparsecore.report.heat import Heat
+from sparsecore.report.marks import Band, Dots, Interval, Line, Mark, held
+from sparsecore.report.scales import Axis
+from sparsecore.study.definition import Arm
+from sparsecore.study.report.panels import by_sparsity, families, full_name, legend, spread_out
 from sparsecore.study.report.results import StudyResults
 from sparsecore.study.topology_history import TopologyHistory, TopologySnapshot
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 Floats = NDArray[np.float64]
 
-POINTS = 240
-"""Points in time of a line or a heat map."""
-MAX_NAMES = 30
-"""Maximum number of tensors that an axis names."""
+_MOST_POINTS, _LEAST_POINTS = 121, 21
+"""Points in time of a line or of a heat map."""
+_NUMBERS = 3000
+"""Numbers that a figure has at most, unless that leaves it with fewer points than the least."""
 MAX_LINES = 40
 """Maximum number of tensors with a line of their own."""
-_HOVERS = 24
-"""Points of a line that have tooltips."""
+_MARKED = 8
+"""Points of a line with a symbol."""
 _NOTHING_MOVED = "No finished trial has moved a weight."
 _BANDS = "Lines are means of the trials, bands reach from the lowest to the highest, over the epochs of their own runs."
 
 
-def density_heat_maps(results: StudyResults) -> Iterator[StudyFigure]:
+def density_heat_maps(results: StudyResults) -> Iterator[Chart]:
     """Draw the density of each tensor over epochs relative to the whole network.
 
     Args:
@@ -56,10 +55,10 @@ def density_heat_maps(results: StudyResults) -> Iterator[StudyFigure]:
         title = f"Active parameters per tensor over time, sparsity {sparsity:g}"
         name = f"active-at-{sparsity:g}".replace(".", "-")
         shown = _moving_at(results, sparsity)
-        yield _heat_map(results, name, title, shown) if shown else StudyFigure(name, title, _NOTHING_MOVED)
+        yield _heat_map(name, title, shown) if shown else Chart(name, title, _NOTHING_MOVED)
 
 
-def density_lines(results: StudyResults) -> Iterator[StudyFigure]:
+def density_lines(results: StudyResults) -> Iterator[Chart]:
     """Draw the density of each tensor over epochs, a line for each tensor, in percent of its positions.
 
     Args:
@@ -73,10 +72,10 @@ def density_lines(results: StudyResults) -> Iterator[StudyFigure]:
         title = f"Density of each tensor over time, sparsity {sparsity:g}"
         name = f"density-at-{sparsity:g}".replace(".", "-")
         shown = _moving_at(results, sparsity)
-        yield _lines(results, name, title, shown) if shown else StudyFigure(name, title, _NOTHING_MOVED)
+        yield _lines(name, title, shown) if shown else Chart(name, title, _NOTHING_MOVED)
 
 
-def overlap_figure(results: StudyResults) -> StudyFigure:
+def overlap_figure(results: StudyResults) -> Chart:
     """Draw the Jaccard index with the topology at the end over epochs.
 
     Args:
@@ -90,10 +89,11 @@ def overlap_figure(results: StudyResults) -> StudyFigure:
         "Jaccard index of the topology at each epoch with that at the end of its own run: positions active in both, of "
         f"those active in either. {_BANDS}{_not_drawn(results)}"
     )
-    return _over_epochs(results, "overlap", title, caption, "overlap with the end (Jaccard index)", _overlap)
+    axis = Axis("overlap with the end (Jaccard index)", low=0.0)
+    return _over_epochs(results, Chart("overlap", title, caption), axis, "", _overlap)
 
 
-def explored_figure(results: StudyResults) -> StudyFigure:
+def explored_figure(results: StudyResults) -> Chart:
     """Draw the share of positions that have been active so far, over epochs (the ITOP rate; Liu et al. 2021).
 
     Args:
@@ -104,10 +104,11 @@ def explored_figure(results: StudyResults) -> StudyFigure:
     """
     title = "How much of the dense network has been explored (ITOP rate)"
     caption = f"Share of all positions that have been active at least once until then. {_BANDS}{_not_drawn(results)}"
-    return _over_epochs(results, "explored", title, caption, "positions ever active (% of all)", _explored)
+    axis = Axis("positions ever active (% of all)", low=0.0)
+    return _over_epochs(results, Chart("explored", title, caption), axis, "%", _explored)
 
 
-def final_sparsity_figure(results: StudyResults) -> StudyFigure:
+def final_sparsity_figure(results: StudyResults) -> Chart:
     """Draw the sparsity of each tensor at the end of each trial.
 
     Args:
@@ -121,31 +122,52 @@ def final_sparsity_figure(results: StudyResults) -> StudyFigure:
     sparsities = results.study.sparsities
     arms = [arm for arm in _distinct_sparse(results) if any(results.histories_of(arm, s) for s in sparsities)]
     if not arms:
-        return StudyFigure("final", title, "No trial of a sparse network has finished yet.")
+        return Chart("final", title, "No trial of a sparse network has finished yet.")
+    names = next(history.tensors for trial, history in results.histories.items() if trial.arm == arms[0].name)
 
-    def paint(axes: "Axes", number: int) -> None:
-        for shift, arm in zip(spread_out(len(arms), 0.5), arms, strict=True):
-            _final_sparsities(axes, results, arm, results.histories_of(arm, sparsities[number]), shift)
-        axes.set_ylabel("sparsity (% of positions)")
-
-    def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
-        names = next(history.tensors for trial, history in results.histories.items() if trial.arm == arms[0].name)
-        shown = evenly_spaced(len(names), MAX_NAMES)
-        for axes in panels:
-            bottom, top = axes.get_ylim()
-            # differences by rounding alone should be invisible
-            axes.set_ylim(min(bottom, top - 2), max(top, bottom + 2))
-            axes.set_xticks(shown, [""] * len(shown))
-        panels[-1].set_xticks(shown, [names[index] for index in shown], rotation=90, fontsize=10)
-        panels[-1].set_xlabel("tensor, in network order")
-        legend_below(figure, panels)
+    def panel(sparsity: float, heading: str) -> Panel:
+        marks: list[Mark] = []
+        rows = []
+        for shift, arm in zip(spread_out(len(arms), 0.6), arms, strict=True):
+            ends = _final_sparsities(results, arm, sparsity)
+            if not ends:
+                continue
+            style, means = results.style_of(arm), np.mean(ends, axis=0)
+            marks += _ends(full_name(arm), style, ends, means, shift)
+            rows.append(Reading(full_name(arm), style, means.tolist(), [f"{mean:.4f}" for mean in means]))
+        axis = Axis("", categories=names, symbols=len(arms), is_sparse=True)
+        return Panel(
+            heading, Axis("sparsity (% of positions)"), axis, marks, Readings("y", range(len(names)), names, rows, "%")
+        )
 
     caption = (
-        "Lines join the means of the trials; each symbol is a trial; arms are drawn side by side. Arms that train a "
-        "final structure have that of their arm."
+        "Symbols are means of the trials, faint circles single trials; arms are drawn one below the other. Arms that "
+        "train a final structure have that of their arm."
     )
-    grid = by_sparsity(results.study, 1, (10.5, 2.8), extra=(0.4, 3.0), shared="none")
-    return draw_panels(results.protocol, "final", title, caption, grid, paint, finish)
+    table = Table(("arm", "sparsity", "trial", "tensor", "sparsity_of_tensor"), list(_final_rows(results, arms)))
+    shown = legend([full_name(arm) for arm in arms], {full_name(arm): results.style_of(arm) for arm in arms})
+    return Chart("final", title, caption, by_sparsity(results.study, panel), shown, table)
+
+
+def _final_sparsities(results: StudyResults, arm: Arm, sparsity: float) -> list[Floats]:
+    """Return the sparsity of each tensor at the end of each trial, in percent."""
+    histories = results.histories_of(arm, sparsity)
+    return [100 * (1 - np.array(one.snapshots[-1].active) / one.sizes) for one in histories]
+
+
+def _ends(name: str, style: Style, ends: Sequence[Floats], means: Floats, shift: float) -> Iterator[Mark]:
+    for end in ends:
+        yield Dots(name, style, [(float(x), row + shift) for row, x in enumerate(end)], is_open=False)
+    for row, x in enumerate(means):
+        mean = (float(x), row + shift)
+        yield Interval(name, style, mean, mean, mean)
+
+
+def _final_rows(results: StudyResults, arms: Sequence[Arm]) -> Iterator[tuple[str, float | None, int, str, float]]:
+    for trial, history in results.histories.items():
+        if trial.arm in {arm.name for arm in arms}:
+            for tensor, active, size in zip(history.tensors, history.snapshots[-1].active, history.sizes, strict=True):
+                yield trial.arm, trial.sparsity, trial.number, tensor, 1 - active / size
 
 
 def moving(results: StudyResults) -> list[Arm]:
@@ -193,54 +215,79 @@ def _active(snapshot: TopologySnapshot) -> tuple[int, ...]:
     return snapshot.active
 
 
+def _points(lines: int) -> int:
+    """Return the number of points in time of each line, so that a page with many lines stays small."""
+    return min(_MOST_POINTS, max(_LEAST_POINTS, _NUMBERS // max(1, lines)))
+
+
 def _over_epochs(
-    results: StudyResults,
-    name: str,
-    title: str,
-    caption: str,
-    label: str,
-    quantity: Callable[[TopologySnapshot], float],
-) -> StudyFigure:
+    results: StudyResults, chart: Chart, axis: Axis, unit: str, quantity: Callable[[TopologySnapshot], float]
+) -> Chart:
     arms = moving(results)
     if not arms:
-        return StudyFigure(name, title, _NOTHING_MOVED)
+        return Chart(chart.name, chart.title, _NOTHING_MOVED)
+    rows: list[tuple[str, float, float, float, float, float]] = []
+    points = _points(len(arms) * len(results.study.sparsities))
 
-    def paint(axes: "Axes", number: int) -> None:
+    def panel(sparsity: float, title: str) -> Panel:
+        marks, series, ends = [], [], [1.0]
         for arm in arms:
-            _curve(axes, results, arm, results.histories_of(arm, results.study.sparsities[number]), quantity)
-        axes.set_xlabel("epoch")
-        axes.set_ylim(bottom=0)
+            histories = results.histories_of(arm, sparsity)
+            if not histories:
+                continue
+            epochs = np.linspace(0, histories[0].epochs, points)
+            values = np.array(list(map(partial(at_epochs, epochs=epochs, quantity=quantity), histories)))
+            lines = [one.tolist() for one in (epochs, values.mean(axis=0), values.min(axis=0), values.max(axis=0))]
+            curve = _Curve(full_name(arm), results.style_of(arm), *lines)
+            rows.extend((arm.name, sparsity, *numbers) for numbers in curve.rows())
+            marks += curve.marks()
+            series.append(curve.series())
+            ends.append(float(histories[0].epochs))
+        x_axis = Axis("epoch", 0.0, max(ends), is_whole=True)
+        return Panel(title, x_axis, axis, marks, readings(series, "epoch", unit))
 
-    def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
-        set_left_label(panels, label)
-        legend_below(figure, panels)
-
-    grid = by_sparsity(results.study, 2, (5.2, 3.8))
-    return draw_panels(results.protocol, name, title, caption, grid, paint, finish)
-
-
-def _curve(
-    axes: "Axes",
-    results: StudyResults,
-    arm: Arm,
-    histories: Sequence[TopologyHistory],
-    quantity: Callable[[TopologySnapshot], float],
-) -> None:
-    if not histories:
-        return
-    epochs = np.linspace(0, histories[0].epochs, POINTS)
-    values = np.array(list(map(partial(at_epochs, epochs=epochs, quantity=quantity), histories)))
-    means, colour = values.mean(axis=0), results.style_of(arm).colour
-    style: Any = {"marker": results.style_of(arm).marker, "markevery": POINTS // 8, "markersize": 6}
-    axes.plot(epochs, means, color=colour, label=full_name(arm), drawstyle="steps-post", **style)
-    _hover_line(axes, epochs, means, full_name(arm))
-    axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, step="post", linewidth=0)
+    panels = by_sparsity(results.study, panel)
+    shown = legend([full_name(arm) for arm in arms], {full_name(arm): results.style_of(arm) for arm in arms})
+    head = ("arm", "sparsity", "epoch", f"mean_{chart.name}", f"lowest_{chart.name}", f"highest_{chart.name}")
+    return Chart(chart.name, chart.title, chart.caption, panels, shown, Table(head, rows))
 
 
-def _hover_line(axes: "Axes", epochs: Floats, values: Floats, name: str, unit: str = "") -> None:
-    shown = evenly_spaced(len(epochs), _HOVERS)
-    texts = [f"{name}: {values[index]:.4g}{unit} at epoch {epochs[index]:.4g}" for index in shown]
-    hover(axes, [float(epochs[index]) for index in shown], [float(values[index]) for index in shown], texts)
+@attrs.frozen
+class _Curve:
+    """A quantity over epochs: the mean of the trials, and the lowest and the highest.
+
+    Attributes:
+        name: name of the series.
+        style: its look.
+        epochs: points in time.
+        means: the mean at each.
+        low: the lowest at each.
+        high: the highest at each.
+    """
+
+    name: str
+    style: Style
+    epochs: Sequence[float]
+    means: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+    def rows(self) -> Iterator[tuple[float, float, float, float]]:
+        return zip(self.epochs, self.means, self.low, self.high, strict=True)
+
+    def marks(self) -> Iterator[Mark]:
+        points = list(zip(self.epochs, self.means, strict=True))
+        if self.low != self.high:
+            yield Band(self.name, self.style, self.epochs, self.low, self.high)
+        marked = [points[index] for index in evenly_spaced(len(points), _MARKED)]
+        yield Line(self.name, self.style, held(points), marked)
+
+    def series(self) -> Series:
+        points = [
+            (epoch, mean, f"{mean:.4g}" if low == high else f"{mean:.4g} ({low:.4g} to {high:.4g})")
+            for epoch, mean, low, high in self.rows()
+        ]
+        return Series(self.name, self.style, points, holds=True)
 
 
 def _not_drawn(results: StudyResults) -> str:
@@ -267,86 +314,84 @@ def _densities(histories: Sequence[TopologyHistory], epochs: Floats) -> Floats:
     return densities
 
 
-def _lines(results: StudyResults, name: str, title: str, shown: Shown) -> StudyFigure:
+def _times(shown: Shown) -> list[Floats]:
+    """Return the points in time of each arm: as many for all, over the epochs of its own runs."""
+    lines = len(shown) * len(shown[0][1][0].tensors)
+    return [np.linspace(0, histories[0].epochs, _points(lines)) for _, histories in shown]
+
+
+def _tensor_table(shown: Shown, times: Sequence[Floats], numbers: Sequence[Floats]) -> Table:
+    """Return a table with a row for each arm and point in time, and a column for each tensor."""
+    rows = [
+        (arm.name, *row)
+        for (arm, _), epochs, of_arm in zip(shown, times, numbers, strict=True)
+        for row in np.vstack([epochs, of_arm]).T.tolist()
+    ]
+    return Table(("arm", "epoch", *shown[0][1][0].tensors), rows)
+
+
+def _lines(name: str, title: str, shown: Shown) -> Chart:
     names = shown[0][1][0].tensors
-    lines = evenly_spaced(len(names), MAX_LINES)
-
-    def paint(axes: "Axes", number: int) -> None:
-        from matplotlib import colormaps
-
-        _, histories = shown[number]
-        epochs = np.linspace(0, histories[0].epochs, POINTS)
-        densities = 100 * _densities(histories, epochs)
+    lines, times = evenly_spaced(len(names), MAX_LINES), _times(shown)
+    densities = [_densities(histories, epochs) for (_, histories), epochs in zip(shown, times, strict=True)]
+    styles = {names[line]: ramp_style(line, len(names)) for line in lines}
+    panels = []
+    for (arm, _), epochs, of_arm in zip(shown, times, densities, strict=True):
+        marks, series = [], []
         for line in lines:
-            shade = 0.92 * line / max(1, len(names) - 1)
-            colour = colormaps["viridis"](shade)
-            axes.plot(epochs, densities[line], color=colour, linewidth=1.4, drawstyle="steps-post")
-            _hover_line(axes, epochs, densities[line], printable(names[line]), " %")
-        axes.set_xlabel("epoch")
-        axes.set_ylim(bottom=0)
-
-    def finish(_: "Figure", panels: Sequence["Axes"]) -> None:
-        set_left_label(panels, "active (% of positions)")
-
+            points = list(zip(epochs.tolist(), (100 * of_arm[line]).tolist(), strict=True))
+            marks.append(Line(names[line], styles[names[line]], held(points), width=0.8))
+            stops = [(x, y, f"{y:.4g}") for x, y in points]
+            series.append(Series(names[line], styles[names[line]], stops, holds=True))
+        x_axis = Axis("epoch", 0.0, float(epochs[-1]), is_whole=True)
+        y_axis = Axis("active (% of positions)", low=0.0)
+        panels.append(Panel(full_name(arm), x_axis, y_axis, marks, readings(series, "epoch", "%")))
     caption = (
-        "Lines are means of the trials, over the epochs of their own runs. The darkest line is the first tensor, the "
-        "lightest the last. Point at a line to see its tensor and values."
+        "Lines are means of the trials, over the epochs of their own runs. Violet lines are the first tensors, yellow "
+        "ones the last."
     )
     if len(lines) < len(names):
         caption += f" {len(lines)} of {len(names)} tensors are drawn, evenly spaced."
-    grid = PanelGrid(tuple(full_name(arm) for arm, _ in shown), 2, (5.2, 3.8), extra=(0.6, 1.0))
-    return draw_panels(results.protocol, name, title, caption, grid, paint, finish)
+    table = _tensor_table(shown, times, densities)
+    shown_names = legend(list(styles), styles)
+    return Chart(name, title, caption, tuple(panels), shown_names, table, is_folded=len(lines) > 8)
 
 
-def _heat_map(results: StudyResults, name: str, title: str, shown: Shown) -> StudyFigure:
-    heats = [_relative_densities(histories) for _, histories in shown]
+def _heat_map(name: str, title: str, shown: Shown) -> Chart:
+    times = _times(shown)
+    heats = [_relative_densities(histories, epochs) for (_, histories), epochs in zip(shown, times, strict=True)]
     limit = max(0.1, *(float(np.nanmax(np.abs(heat))) for heat in heats))
     names = shown[0][1][0].tensors
-    images: list[Any] = []
-
-    def paint(axes: "Axes", number: int) -> None:
-        epochs = shown[number][1][0].epochs
-        extent = (0, epochs, len(names) - 0.5, -0.5)
-        style: Any = {"aspect": "auto", "interpolation": "nearest", "cmap": "PuOr_r", "vmin": -limit, "vmax": limit}
-        images.append(axes.imshow(heats[number], extent=extent, **style))
-        _hover_rows(axes, names, heats[number], epochs)
-        ticks = evenly_spaced(len(names), MAX_NAMES)
-        axes.set_yticks(ticks, [names[index] for index in ticks], fontsize=9)
-        axes.set_xlabel("epoch")
-        axes.grid(visible=False)
-
-    def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
-        from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-        set_left_label(panels, "tensor, in network order")
-        bar = figure.colorbar(images[-1], ax=list(panels), ticks=MaxNLocator(5, steps=[1, 2, 5, 10]))
-        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda log2, _: f"{2**log2:.3g}"))
-        bar.set_label("density / that of the network")
-
+    panels = []
+    for (arm, _), epochs, heat in zip(shown, times, heats, strict=True):
+        rows = [
+            _heat_reading(tensor, row, numbers) for row, (tensor, numbers) in enumerate(zip(names, heat, strict=True))
+        ]
+        heads = [f"epoch {epoch:.4g}: density / that of the network" for epoch in epochs]
+        x_axis, y_axis = (
+            Axis("epoch", 0.0, float(epochs[-1]), is_whole=True),
+            Axis("", categories=names, is_sparse=True),
+        )
+        mark = Heat(heat.tolist(), float(epochs[-1]), limit)
+        panels.append(Panel(full_name(arm), x_axis, y_axis, [mark], Readings("x", epochs.tolist(), heads, rows)))
     caption = (
         "The share of active positions of each tensor, relative to that of the whole network; means of the trials, "
-        "over the epochs of their own runs. Orange tensors are denser than the network, purple ones sparser."
+        "over the epochs of their own runs. Orange tensors are denser than the network, violet ones sparser; the scale "
+        "is logarithmic."
     )
-    height = max(2.6, 0.19 * min(len(names), MAX_NAMES)) + 0.8
-    grid = PanelGrid(tuple(full_name(arm) for arm, _ in shown), 2, (4.4, height), (2.6, 1.0))
-    return draw_panels(results.protocol, name, title, caption, grid, paint, finish)
+    ends = [f"{2**end:.3g}" for end in (-limit, limit)]
+    key = f'{escape(ends[0])}<span class="gradient heat"></span>{escape(ends[1])} times the density of the network. '
+    table = _tensor_table(shown, times, [np.nan_to_num(2**heat) for heat in heats])
+    return Chart(name, title, caption, tuple(panels), table=table, key=key)
 
 
-def _hover_rows(axes: "Axes", names: Sequence[str], heat: Floats, epochs: int) -> None:
-    """Add tooltips to some tensors, evenly spaced, at some epochs."""
-    times = np.linspace(0, epochs, heat.shape[1])
-    for row in evenly_spaced(len(names), MAX_NAMES):
-        columns = [column for column in evenly_spaced(heat.shape[1], _HOVERS // 2) if np.isfinite(heat[row, column])]
-        texts = [
-            f"{names[row]}: {2 ** heat[row, column]:.3g} of the network's density at epoch {times[column]:.4g}"
-            for column in columns
-        ]
-        hover(axes, [float(times[column]) for column in columns], [float(row)] * len(columns), texts)
+def _heat_reading(tensor: str, row: int, numbers: Floats) -> Reading:
+    texts = ["empty" if np.isnan(log2) else f"{2**log2:.3g}" for log2 in numbers]
+    return Reading(tensor, None, [float(row)] * len(texts), texts)
 
 
-def _relative_densities(histories: Sequence[TopologyHistory]) -> Floats:
+def _relative_densities(histories: Sequence[TopologyHistory], epochs: Floats) -> Floats:
     """Return log2 of each tensor's density relative to the network, NaN if it is empty; shape (tensors, points)."""
-    epochs = np.linspace(0, histories[0].epochs, POINTS)
     counts = np.mean([at_epochs(history, epochs, _active) for history in histories], axis=0).T
     sizes = np.array(histories[0].sizes)[:, None]
     with np.errstate(divide="ignore"):  # a tensor may have lost all its weights
@@ -364,19 +409,3 @@ def _distinct_sparse(results: StudyResults) -> list[Arm]:
 def _is_dense(results: StudyResults, arm: Arm) -> bool:
     histories = [history for sparsity in results.study.sparsities for history in results.histories_of(arm, sparsity)]
     return all(history.snapshots[-1].active == history.sizes for history in histories)
-
-
-def _final_sparsities(
-    axes: "Axes", results: StudyResults, arm: Arm, histories: Sequence[TopologyHistory], shift: float
-) -> None:
-    if not histories:
-        return
-    ends = np.array([100 * (1 - np.array(history.snapshots[-1].active) / history.sizes) for history in histories])
-    x, style, means = np.arange(ends.shape[1]) + shift, results.style_of(arm), ends.mean(axis=0)
-    axes.plot(x, means, color=style.colour, linewidth=1.4, marker=style.marker, markersize=4)
-    axes.plot([], [], color=style.colour, marker=style.marker, label=full_name(arm))
-    names = histories[0].tensors
-    texts = [f"{full_name(arm)}, {name}: {mean:.2f} %" for name, mean in zip(names, means, strict=True)]
-    hover(axes, [float(at) for at in x], [float(mean) for mean in means], texts)
-    for end in ends:
-        axes.plot(x, end, linestyle="none", marker=style.marker, color=style.colour, markersize=5, alpha=0.5)

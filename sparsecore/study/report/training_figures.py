@@ -1,127 +1,194 @@
 """Figures of a study's training: accuracies (as bars, over a sweep or over sparsity) and learning rates."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
-from textwrap import fill
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
-from sparsecore.report.drawing import evenly_spaced, hover
-from sparsecore.report.figures import whole_numbers
+import attrs
+
+from sparsecore.report.charts import (
+    MAX_POINTS,
+    Chart,
+    Panel,
+    Reading,
+    Readings,
+    Series,
+    Table,
+    evenly_spaced,
+    readings,
+    value_texts,
+)
+from sparsecore.report.colours import Style
+from sparsecore.report.marks import MAX_MARKERS, Bar, Dots, Interval, Level, Line, Mark, held_before
+from sparsecore.report.scales import Axis
 from sparsecore.study.comparison import CellComparison, mean_and_spread
 from sparsecore.study.definition import Arm, FigureKind
-from sparsecore.study.report.panels import (
-    PanelGrid,
-    StudyFigure,
-    by_sparsity,
-    draw_panels,
-    families,
-    full_name,
-    legend_below,
-    set_left_label,
-    spread_out,
-)
+from sparsecore.study.report.panels import by_sparsity, families, full_name, spread_out
 from sparsecore.study.report.results import StudyResults
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 _ACCURACY = "test accuracy (% of images)"
-_MAX_POINTS = 1000
-_MAX_MARKERS = 40
+_MOST_TRIALS = 20
+"""Trials that a tooltip lists."""
 _SPREAD = "mean ± standard deviation of the trials"
 
-Finish = Callable[["Figure", Sequence["Axes"]], None]
 
-
-def accuracy_figure(results: StudyResults) -> StudyFigure:
+def accuracy_figure(results: StudyResults) -> Chart:
     """Draw the test accuracies in percent, in the kind of figure that the study asks for.
 
     Args:
         results: the results so far; without a finished trial nothing is drawn, and the caption says so.
     """
     if not any(row.accuracies for row in results.rows):
-        return StudyFigure("accuracy", results.study.title, "No trial has finished yet.")
-    return _FIGURES[results.study.figure](results)
+        return Chart("accuracy", results.study.title, "No trial has finished yet.")
+    return attrs.evolve(_FIGURES[results.study.figure](results), table=_accuracy_table(results))
 
 
-def _bars(results: StudyResults) -> StudyFigure:
+def _accuracy_table(results: StudyResults) -> Table:
+    rows = [
+        (trial.arm, trial.sparsity, results.study.arm(trial.arm).fraction, trial.number, accuracy)
+        for trial, accuracy in results.accuracies
+    ]
+    return Table(("arm", "sparsity", "fraction", "trial", "test_accuracy"), rows)
+
+
+def _bars(results: StudyResults) -> Chart:
     """Draw a bar for each arm, in a panel for each sparsity, as in figure 1a of Mostafa & Wang (2018)."""
 
-    def paint(axes: "Axes", number: int) -> None:
-        rows = [row for row in results.at(results.study.sparsities[number]) if row.accuracies]
-        for x, row in enumerate(rows):
-            style, name, mean = results.style_of(row.cell.arm), full_name(row.cell.arm), fmean(row.accuracies)
-            axes.bar(x, mean, width=0.7, color=style.colour, alpha=0.85)
-            _error_bar(axes, x, row.accuracies, color="black", capsize=6)
-            beside = [x + 0.2] * len(row.accuracies)
-            axes.plot(beside, row.accuracies, "o", color="white", mec="black", markersize=5)
-            hover(axes, beside, row.accuracies, [f"{name}, one trial: {one:.2f} %" for one in row.accuracies])
-            hover(axes, [x], [mean], [f"{name}: {mean_and_spread(row.accuracies)} %"])
-        axes.set_xticks(range(len(rows)), [fill(full_name(row.cell.arm), 12) for row in rows], fontsize=11)
-        axes.set_xlabel("arm")
-        axes.grid(visible=False, axis="x")
-
-    def finish(_: "Figure", panels: Sequence["Axes"]) -> None:
-        for axes, sparsity in zip(panels, results.study.sparsities, strict=True):
-            found = [accuracy for row in results.at(sparsity) for accuracy in row.accuracies]
-            bottom, top = _limits(found or [100.0])
-            axes.set_ylim(bottom, top)
-            axes.set_ylabel(_accuracy_label(bottom))
+    def panel(sparsity: float, title: str) -> Panel:
+        rows = [row for row in results.at(sparsity) if row.accuracies]
+        bottom, top = _limits([accuracy for row in rows for accuracy in row.accuracies] or [100.0])
+        names = tuple(full_name(row.cell.arm) for row in rows)
+        return Panel(
+            title,
+            Axis(_accuracy_label(bottom), low=bottom, high=top),
+            Axis("", categories=names or ("no finished trial",)),
+            [mark for place, row in enumerate(rows) for mark in _bar(place, row, results.style_of(row.cell.arm))],
+            Readings("y", list(range(len(rows))), names, _bar_readings(rows), "%"),
+        )
 
     caption = f"Bars: {_SPREAD}; circles: single trials. Each sparsity has an axis of its own."
-    arms = max(2, len(results.study.arms))
-    # with one axis a single arm that hardly learns at one sparsity would hide the differences at the others
-    grid = by_sparsity(results.study, 2 if arms < 7 else 1, (1.15 * arms + 1.2, 4.4), extra=(0.4, 0.9), shared="none")
-    return _draw(results, caption, grid, paint, finish)
+    return Chart("accuracy", results.study.title, caption, by_sparsity(results.study, panel), is_wide=True)
 
 
-def _sweep(results: StudyResults) -> StudyFigure:
+def _bar(place: int, row: CellComparison, style: Style) -> Iterator[Mark]:
+    mean = fmean(row.accuracies)
+    half = stdev(row.accuracies) if len(row.accuracies) > 1 else 0.0
+    yield Bar("", style, place, mean)
+    yield Dots("", style, [(accuracy, place + 0.12) for accuracy in row.accuracies])
+    yield Interval("", style, (mean, place), (mean - half, place), (mean + half, place), in_ink=True)
+
+
+def _bar_readings(rows: Sequence[CellComparison]) -> list[Reading]:
+    """Return the lines of a bar's tooltip: mean and spread, then the single trials."""
+    means = [fmean(row.accuracies) for row in rows]
+    spreads = [mean_and_spread(row.accuracies) for row in rows]
+    trials = [", ".join(f"{accuracy:.2f}" for accuracy in row.accuracies[:_MOST_TRIALS]) for row in rows]
+    return [
+        Reading("mean ± standard deviation", None, means, spreads),
+        Reading("trials", None, [None] * len(rows), trials),
+    ]
+
+
+def _sweep(results: StudyResults) -> Chart:
     """Draw accuracy over the fractions of a sweep, as in figures 1b and 1c, with bands for the other arms."""
+    swept = {name: arms for name, arms in families(results.study).items() if arms[0].fraction is not None}
+    bottom, top = _limits(accuracy for row in results.rows for accuracy in row.accuracies)
 
-    def paint(axes: "Axes", number: int) -> None:
-        rows = [row for row in results.at(results.study.sparsities[number]) if row.accuracies]
-        for name, arms in families(results.study).items():
-            swept = [row for row in rows if row.cell.arm in arms and row.cell.arm.fraction is not None]
-            epochs = [(row.cell.arm.fraction or 0.0) * results.epochs for row in swept]
-            _line(axes, epochs, [row.accuracies for row in swept], results, arms[0], f"{name} at epoch e")
-        for row in (row for row in rows if row.cell.arm.fraction is None):
-            _band(axes, row, results)
-        axes.set_xlabel(f"epoch e, of {results.epochs:,}")
+    def panel(sparsity: float, title: str) -> Panel:
+        rows = [row for row in results.at(sparsity) if row.accuracies]
+        lines = []
+        for name, arms in swept.items():
+            own = [row for row in rows if row.cell.arm in arms]
+            points = sorted(((row.cell.arm.fraction or 0.0) * results.epochs, row.accuracies) for row in own)
+            lines.append(_SampleLine(name, results.style_of(arms[0]), points))
+        levels = [row for row in rows if row.cell.arm.fraction is None]
+        axis = Axis(f"epoch e at which updates end, of {results.epochs:,}", is_whole=True)
+        return _lines_and_levels(title, axis, Axis(_accuracy_label(bottom), bottom, top), lines, levels, results)
 
     caption = f"Symbols: {_SPREAD}, at the epoch e of the arm. Bands: the same of arms without an epoch e."
-    return _draw(results, caption, by_sparsity(results.study, 2, (5.2, 4.0)), paint, _finish(results, legend_below))
+    panels = by_sparsity(results.study, panel)
+    return Chart("accuracy", results.study.title, caption, panels, _all_arms(results), is_wide=True)
 
 
-def _sparsities(results: StudyResults) -> StudyFigure:
+def _sparsities(results: StudyResults) -> Chart:
     """Draw accuracy over sparsity, with a line for each arm."""
+    bottom, top = _limits(accuracy for row in results.rows for accuracy in row.accuracies)
     sparsities = results.study.sparsities
-
-    def paint(axes: "Axes", number: int) -> None:  # noqa: ARG001
-        lines = families(results.study)
-        for shift, (name, arms) in zip(spread_out(len(lines), _free_width(sparsities)), lines.items(), strict=True):
-            of_family = (row for row in results.rows if row.cell.arm in arms and row.accuracies)
-            rows = [row for row in of_family if row.cell.sparsity is not None]
-            x = [(row.cell.sparsity or 0.0) + shift for row in rows]
-            _line(axes, x, [row.accuracies for row in rows], results, arms[0], name)
-        for row in (row for row in results.rows if row.cell.sparsity is None and row.accuracies):
-            _band(axes, row, results)
-        axes.set_xticks(sparsities, [f"{sparsity:g}" for sparsity in sparsities])
-        axes.set_xlabel("sparsity (fraction of weights that are zero)")
-
+    lines = []
+    for name, arms in families(results.study).items():
+        own = [row for row in results.rows if row.cell.arm in arms and row.accuracies]
+        points = sorted((row.cell.sparsity, row.accuracies) for row in own if row.cell.sparsity is not None)
+        lines.append(_SampleLine(name, results.style_of(arms[0]), points))
+    levels = [row for row in results.rows if row.cell.sparsity is None and row.accuracies]
+    distance = 0.2 * min((later - earlier for earlier, later in pairwise(sorted(sparsities))), default=0.01)
+    axis = Axis("sparsity (fraction of weights that are zero)", min(sparsities) - distance, max(sparsities) + distance)
+    y_axis = Axis(_accuracy_label(bottom), bottom, top)
+    panel = _lines_and_levels("", axis, y_axis, lines, levels, results, spread=distance)
     caption = f"Symbols and bands: {_SPREAD}. Symbols of the same sparsity are drawn side by side."
-    grid = PanelGrid(("",), 1, (8.4, 5.0))
-    return _draw(results, caption, grid, paint, _finish(results, legend_below))
+    return Chart("accuracy", results.study.title, caption, (panel,), _all_arms(results), is_wide=True)
 
 
-_FIGURES: Mapping[FigureKind, Callable[[StudyResults], StudyFigure]] = MappingProxyType(
+_FIGURES: Mapping[FigureKind, Callable[[StudyResults], Chart]] = MappingProxyType(
     {"bars": _bars, "sweep": _sweep, "sparsities": _sparsities}
 )
 
 
-def learning_rate_figure(results: StudyResults) -> StudyFigure:
+@attrs.frozen
+class _SampleLine:
+    """A line through the means of samples.
+
+    Attributes:
+        name: name of the series.
+        style: its look.
+        points: number on the horizontal axis and accuracies in percent of each sample.
+    """
+
+    name: str
+    style: Style
+    points: Sequence[tuple[float, Sequence[float]]]
+
+    def marks(self, shift: float) -> Iterator[Mark]:
+        means = [(x + shift, fmean(sample)) for x, sample in self.points]
+        yield Line(self.name, self.style, means)
+        for (x, mean), (_, sample) in zip(means, self.points, strict=True):
+            half = stdev(sample) if len(sample) > 1 else 0.0
+            yield Interval(self.name, self.style, (x, mean), (x, mean - half), (x, mean + half))
+
+    def series(self) -> Series:
+        points = [(x, fmean(sample), mean_and_spread(sample)) for x, sample in self.points]
+        return Series(self.name, self.style, points)
+
+
+def _lines_and_levels(
+    title: str,
+    x_axis: Axis,
+    y_axis: Axis,
+    lines: Sequence[_SampleLine],
+    levels: Sequence[CellComparison],
+    results: StudyResults,
+    spread: float = 0.0,
+) -> Panel:
+    marks: list[Mark] = []
+    for row in levels:
+        half = stdev(row.accuracies) if len(row.accuracies) > 1 else 0.0
+        marks.append(Level(row.cell.arm.title, results.style_of(row.cell.arm), fmean(row.accuracies), half))
+    for shift, line in zip(spread_out(len(lines), spread), lines, strict=True):
+        marks += line.marks(shift)
+    stops = sorted({x for line in lines for x, _ in line.points}) or [0.0]
+    series = [line.series() for line in lines]
+    for row in levels:
+        point = (stops[0], fmean(row.accuracies), mean_and_spread(row.accuracies))
+        series.append(Series(row.cell.arm.title, results.style_of(row.cell.arm), [point], holds=True))
+    name = "sparsity" if spread else "epoch"
+    return Panel(title, x_axis, y_axis, marks, readings(series, name, "%"))
+
+
+def _all_arms(results: StudyResults) -> tuple[tuple[str, Style], ...]:
+    return tuple(results.styles.items())
+
+
+def learning_rate_figure(results: StudyResults) -> Chart:
     """Draw the learning rate at the last step of each epoch, with one line for arms that have the same.
 
     Args:
@@ -133,81 +200,26 @@ def learning_rate_figure(results: StudyResults) -> StudyFigure:
         if rates := results.learning_rates.get(arms[-1].name):
             arms_by_rates.setdefault(rates, []).append(arms[-1])
     if not arms_by_rates:
-        return StudyFigure("rate", title, "No trial has finished yet.")
-
-    def paint(axes: "Axes", number: int) -> None:  # noqa: ARG001
-        for points, arms in arms_by_rates.items():
-            name, style = ", ".join(map(full_name, arms)), results.style_of(arms[0])
-            shown = [points[index] for index in evenly_spaced(len(points), _MAX_POINTS)]
-            epochs, rates = [epoch for epoch, _ in shown], [rate for _, rate in shown]
-            marker: dict[str, Any] = {"marker": style.marker} if len(shown) <= _MAX_MARKERS else {}
-            axes.plot(epochs, rates, color=style.colour, label=fill(name, 60), drawstyle="steps-pre", **marker)
-            hover(axes, epochs, rates, [f"{name}: {rate:.4g} at epoch {epoch:,}" for epoch, rate in shown])
-        axes.set_xlabel("epoch")
-        axes.set_xlim(0, 1.02 * max(points[-1][0] for points in arms_by_rates))
-        whole_numbers(axes.xaxis)
-        axes.set_ylabel("learning rate")
-        axes.set_ylim(bottom=0)
-
+        return Chart("rate", title, "No trial has finished yet.")
+    marks, series, legend = [], [], []
+    for rates, arms in arms_by_rates.items():
+        name, style = ", ".join(map(full_name, arms)), results.style_of(arms[0])
+        shown = [(float(rates[index][0]), rates[index][1]) for index in evenly_spaced(len(rates), MAX_POINTS)]
+        marks.append(Line(name, style, held_before(shown), shown if len(shown) <= MAX_MARKERS else ()))
+        texts = value_texts(rate for _, rate in shown)
+        series.append(Series(name, style, [(x, y, text) for (x, y), text in zip(shown, texts, strict=True)]))
+        legend.append((name, style))
+    end = 1.02 * max(rates[-1][0] for rates in arms_by_rates)
+    axis, y_axis = Axis("epoch", 0.0, end, is_whole=True), Axis("learning rate", low=0.0)
+    rows = [(arm.name, *one) for rates, arms in arms_by_rates.items() for arm in arms for one in rates]
     caption = "At the last step of each epoch, of one trial of each arm; all trials of an arm have the same."
-    grid = PanelGrid(("",), 1, (8.4, 3.2))
-    return draw_panels(results.protocol, "rate", title, caption, grid, paint, _legend_in_one_column)
-
-
-def _legend_in_one_column(figure: "Figure", panels: Sequence["Axes"]) -> None:
-    legend_below(figure, panels, columns=1)
-
-
-def _draw(
-    results: StudyResults, caption: str, grid: PanelGrid, paint: Callable[["Axes", int], None], finish: Finish
-) -> StudyFigure:
-    return draw_panels(results.protocol, "accuracy", results.study.title, caption, grid, paint, finish)
-
-
-def _line(
-    axes: "Axes", x: Sequence[float], samples: Sequence[Sequence[float]], results: StudyResults, arm: Arm, name: str
-) -> None:
-    if not x:
-        return
-    style = results.style_of(arm)
-    points = sorted(zip(x, samples, strict=True))
-    xs, means = [at for at, _ in points], [fmean(sample) for _, sample in points]
-    axes.plot(xs, means, color=style.colour, marker=style.marker, markersize=7, label=name)
-    hover(axes, xs, means, [f"{name}: {mean_and_spread(sample)} %" for _, sample in points])
-    for at, sample in points:
-        _error_bar(axes, at, sample, color=style.colour, capsize=4)
-
-
-def _band(axes: "Axes", row: CellComparison, results: StudyResults) -> None:
-    """Draw a horizontal line at the mean, and a band of one standard deviation around it."""
-    colour, mean, name = results.style_of(row.cell.arm).colour, fmean(row.accuracies), row.cell.arm.title
-    std = stdev(row.accuracies) if len(row.accuracies) > 1 else 0.0
-    axes.axhline(mean, color=colour, linestyle=(0, (5, 2)), label=name)
-    text = f"{name}: {mean_and_spread(row.accuracies)} %"
-    hover(axes, [0.5], [mean], [text], transform=axes.get_yaxis_transform())  # in the middle of the axes
-    axes.axhspan(mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
-
-
-def _error_bar(axes: "Axes", x: float, sample: Sequence[float], **style: Any) -> None:
-    if len(sample) > 1:
-        axes.errorbar([x], [fmean(sample)], yerr=[stdev(sample)], fmt="none", linewidth=1.8, **style)
-
-
-def _finish(results: StudyResults, *further: Finish) -> Finish:
-    """Return a function that sets the y-axis, which all panels share, around all trials, then calls the others."""
-    bottom, top = _limits(accuracy for row in results.rows for accuracy in row.accuracies)
-
-    def finish(figure: "Figure", panels: Sequence["Axes"]) -> None:
-        panels[0].set_ylim(bottom, top)
-        set_left_label(panels, _accuracy_label(bottom))
-        for function in further:
-            function(figure, panels)
-
-    return finish
+    panel = Panel("", axis, y_axis, marks, readings(series, "epoch"))
+    table = Table(("arm", "epoch", "learning_rate"), rows)
+    return Chart("rate", title, caption, (panel,), tuple(legend), table)
 
 
 def _accuracy_label(bottom: float) -> str:
-    return _ACCURACY + (f"\nthe axis begins at {bottom:g}" if bottom else "")
+    return _ACCURACY + (f"; the axis begins at {bottom:g}" if bottom else "")
 
 
 def _limits(accuracies: Iterable[float]) -> tuple[float, float]:
@@ -216,9 +228,3 @@ def _limits(accuracies: Iterable[float]) -> tuple[float, float]:
     margin = max(0.4, 0.15 * (highest - lowest))
     bottom = (2 * (lowest - margin)) // 1 / 2
     return (bottom if bottom > highest / 4 else 0.0), min(101.0, highest + margin)
-
-
-def _free_width(sparsities: Sequence[float]) -> float:
-    """Return a fifth of the smallest distance between two sparsities."""
-    ordered = sorted(sparsities)
-    return 0.2 * min((later - earlier for earlier, later in pairwise(ordered)), default=0.01)

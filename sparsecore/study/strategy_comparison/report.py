@@ -6,13 +6,22 @@ from html import escape
 from pathlib import Path
 
 from sparsecore.errors import InputError, without_controls
-from sparsecore.report.drawing import ReportFigure
-from sparsecore.report.html import as_text, definition_list, figure_element, html_page, table_element
+from sparsecore.report.charts import Chart
+from sparsecore.report.colours import Style
+from sparsecore.report.html import (
+    as_text,
+    charts_element,
+    definition_list,
+    findings_list,
+    html_page,
+    named,
+    source_element,
+    table_element,
+)
 from sparsecore.run.files import write_whole
-from sparsecore.study.report import check_reportable
-from sparsecore.study.report.panels import StudyFigure
+from sparsecore.study.report import check_reportable, write_figures
 from sparsecore.study.report.results import counted
-from sparsecore.study.strategy_comparison.figures import accuracy_figure, flops_figure
+from sparsecore.study.strategy_comparison.figures import accuracy_figure, arm_styles, flops_figure
 from sparsecore.study.strategy_comparison.folder import ComparisonFolder
 from sparsecore.study.strategy_comparison.results import (
     ComparisonResults,
@@ -24,8 +33,10 @@ from sparsecore.study.strategy_comparison.results import (
 from sparsecore.study.strategy_comparison.tables import (
     LEGEND,
     Table,
+    in_text,
     markdown,
     protocol,
+    short_protocol,
     sparsity_table,
     tests_in_words,
     tuning_table,
@@ -54,10 +65,8 @@ def write_comparison_report(folder: ComparisonFolder) -> Path:
     page = comparison_page(results, folder.definition.read_text("utf-8"), drawn)
     try:
         folder.figures.mkdir(exist_ok=True)
-        for figure in (figure for figures in drawn.values() for figure in figures):
-            if figure.drawing is not None:
-                write_whole(folder.figures / f"{figure.name}.svg", figure.drawing.svg.encode())
-                write_whole(folder.figures / f"{figure.name}.png", figure.drawing.png)
+        for network in results.networks:
+            write_figures(folder, drawn[network.network.name], short_protocol(network, results))
         write_whole(folder.results, json.dumps(results_json(results), indent=1).encode() + b"\n")
         write_whole(folder.tables, markdown(results, drawn).encode())
         write_whole(folder.report, without_controls(page).encode())
@@ -66,11 +75,11 @@ def write_comparison_report(folder: ComparisonFolder) -> Path:
     return folder.report
 
 
-def _figures(network: NetworkResult, results: ComparisonResults) -> tuple[StudyFigure, ...]:
+def _figures(network: NetworkResult, results: ComparisonResults) -> tuple[Chart, ...]:
     return accuracy_figure(network, results), flops_figure(network, results)
 
 
-def comparison_page(results: ComparisonResults, definition: str, figures: Mapping[str, Sequence[StudyFigure]]) -> str:
+def comparison_page(results: ComparisonResults, definition: str, figures: Mapping[str, Sequence[Chart]]) -> str:
     """Return the page of a comparison as HTML.
 
     Args:
@@ -80,35 +89,51 @@ def comparison_page(results: ComparisonResults, definition: str, figures: Mappin
     """
     return html_page(
         title="Which strategy is the best?",
-        summary=[],
-        source_name="strategies.toml",
-        source=definition,
+        findings=[findings_list(sentence for network in results.networks for sentence in _findings(network))],
         contents=[
-            *(
-                part
-                for network in results.networks
-                for part in _network(network, results, figures[network.network.name])
-            )
+            part for network in results.networks for part in _network(network, results, figures[network.network.name])
         ],
+        folded={
+            **{f"{network.title}: settings and machines": _settings(network) for network in results.networks},
+            "strategies.toml": source_element(definition),
+        },
     )
 
 
-def _network(network: NetworkResult, results: ComparisonResults, figures: Sequence[StudyFigure]) -> Iterator[str]:
+def _findings(network: NetworkResult) -> Iterator[str]:
+    """Yield the best strategies at each sparsity, in HTML: all that do not differ from the most accurate one."""
+    for one in network.sparsities:
+        best = one.arms[0] if one.arms and one.arms[0].finished else None
+        if best is None:
+            continue
+        equal = [arm.arm.name for arm in one.arms[1:] if set(arm.letters) & set(best.letters)]
+        also = f"; {', '.join(map(escape, equal))} do not differ from it" if equal else ""
+        yield (
+            f"{escape(network.title)}, sparsity {one.sparsity:g}: <b>{escape(best.arm.name)}</b> is the most accurate, "
+            f"{in_text(best.accuracy, 2, 100)} %{also}."
+        )
+
+
+def _settings(network: NetworkResult) -> str:
+    rows = [(name, as_text(value)) for name, value in network.network.options.items()]
+    machines = [("computed on", machine) for machine in network.machines]
+    return definition_list("experiment", rows) + definition_list("effort", machines)
+
+
+def _network(network: NetworkResult, results: ComparisonResults, figures: Sequence[Chart]) -> Iterator[str]:
+    styles = arm_styles(network, results)
     yield f'<h2 class="part">{escape(network.title)}</h2>'
     if network.unfinished:
         yield f'<p class="unfinished">{counted(len(network.unfinished), "run")} not finished.</p>'
     yield _paragraph(protocol(network, results))
-    yield from (figure_element(ReportFigure(one.title, one.caption, one.on_page)) for one in figures)
+    yield charts_element(figures)
     for one in network.sparsities:
         yield f"<h2>Sparsity {one.sparsity:g}</h2>"
         yield _paragraph(tests_in_words(one))
-        yield _table(sparsity_table(one, results.comparison.trials))
+        yield _table(sparsity_table(one, results.comparison.trials), styles)
         yield f"<details><summary>All pairs</summary>\n{_pairs(one)}\n</details>"
     yield _paragraph(LEGEND)
-    yield f"<h2>Tuning</h2>\n{_table(tuning_table(network), text_columns=1)}"
-    rows = [(name, as_text(value)) for name, value in network.network.options.items()]
-    yield definition_list("experiment", rows)
-    yield definition_list("effort", [("computed on", machine) for machine in network.machines])
+    yield f"<h2>Tuning</h2>\n{_table(tuning_table(network), styles, text_columns=1)}"
 
 
 def _pairs(result: SparsityResult) -> str:
@@ -127,8 +152,8 @@ def _pairs(result: SparsityResult) -> str:
     return table_element(head, rows)
 
 
-def _table(table: Table, text_columns: int = 0) -> str:
-    rows = ((escape(name), *cells) for name, *cells in table.rows)
+def _table(table: Table, styles: Mapping[str, Style], text_columns: int = 0) -> str:
+    rows = ((named(name, styles[name]), *cells) for name, *cells in table.rows)
     return table_element(table.head, rows, text_columns=text_columns)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from sparsecore.experiment.toml_files import inline_toml
+from sparsecore.report.charts import Chart
 from sparsecore.study.comparison import SIGNIFICANCE_LEVEL
-from sparsecore.study.report.panels import StudyFigure
 from sparsecore.study.report.results import counted
 from sparsecore.study.strategy_comparison.results import (
     ArmResult,
@@ -145,6 +145,11 @@ def _percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{100 * accuracy:.2f}"
 
 
+def short_protocol(result: NetworkResult, results: ComparisonResults) -> str:
+    """Return network, images, epochs and trials in one line, for the titles of figures."""
+    return f"{result.title}, {counted(result.epochs or 0, 'epoch')}, {counted(results.comparison.trials, 'trial')}"
+
+
 def protocol(result: NetworkResult, results: ComparisonResults) -> str:
     """Return how a network was trained and tuned, in one paragraph."""
     comparison, network = results.comparison, result.network
@@ -157,7 +162,7 @@ def protocol(result: NetworkResult, results: ComparisonResults) -> str:
     )
 
 
-def markdown(results: ComparisonResults, figures: Mapping[str, Sequence[StudyFigure]]) -> str:
+def markdown(results: ComparisonResults, figures: Mapping[str, Sequence[Chart]]) -> str:
     """Return a page in Markdown with all tables and figures.
 
     Args:
@@ -168,14 +173,12 @@ def markdown(results: ComparisonResults, figures: Mapping[str, Sequence[StudyFig
     return "\n\n".join(["# Strategies compared", LEGEND, *parts]) + "\n"
 
 
-def _markdown_parts(
-    network: NetworkResult, results: ComparisonResults, figures: Sequence[StudyFigure]
-) -> Iterator[str]:
+def _markdown_parts(network: NetworkResult, results: ComparisonResults, figures: Sequence[Chart]) -> Iterator[str]:
     yield f"## {network.title}"
     yield protocol(network, results)
     if network.unfinished:
         yield f"{counted(len(network.unfinished), 'run')} not finished."
-    yield from (f"![{one.title}](figures/{one.name}.svg)" for one in figures if one.drawing is not None)
+    yield from (f"![{one.title}](figures/{one.name}.svg)" for one in figures if one.panels)
     for one in network.sparsities:
         yield f"### Sparsity {one.sparsity:g}"
         yield tests_in_words(one)
