@@ -236,7 +236,8 @@ def _area(name: str, style: Style, low: Points, high: Points) -> Band:
 
 def _both_sides(points: Points, xs: Sequence[float]) -> list[float]:
     """Return the number just before and just after each place of a line of steps."""
-    before, after = {}, {}
+    before: dict[float, float] = {}
+    after: dict[float, float] = {}
     for x, y in points:
         before.setdefault(x, y)
         after[x] = y

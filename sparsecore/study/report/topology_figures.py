@@ -230,7 +230,9 @@ def _over_epochs(
     points = _points(len(arms) * len(results.study.sparsities))
 
     def panel(sparsity: float, title: str) -> Panel:
-        marks, series, ends = [], [], [1.0]
+        marks: list[Mark] = []
+        series: list[Series] = []
+        ends = [1.0]
         for arm in arms:
             histories = results.histories_of(arm, sparsity)
             if not histories:
