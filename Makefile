@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo 'make demo       train a small sparse network and write its report'
 	@echo 'make test       linters, types, import contracts, and tests'
-	@echo 'make test-slow  the tests that take long, which make test leaves out'
+	@echo 'make test-slow  the tests that take long, which make test leaves out, and more examples of those with hypothesis'
 	@echo 'make test-processors  the tests that depend on arithmetic, as other processors would compute them'
 	@echo 'make sanitize   the tests of the C++ kernels under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make fuzz       100,000 calls of the C++ kernels with random, mostly invalid arguments, under the first two'
@@ -44,6 +44,7 @@ test: .venv/installed-for-tests .venv/cpu-built
 
 test-slow: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'hypothesis and not slow' --hypothesis-profile thorough
 
 # One combination of settings, or other tests: make test-processors ARGUMENTS='--only 3 tests/test_torch_agreement.py'
 test-processors: .venv/installed-for-tests .venv/cpu-built

@@ -15,10 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import HealthCheck, settings
 
-# half of the usual number of examples, which are others in each run, keep the whole suite short
-settings.register_profile(
-    "sparsecore", max_examples=50, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
+_COMMON = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+# a quarter of the usual number of examples, which are others in each run, keep the whole suite short
+settings.register_profile("sparsecore", _COMMON, max_examples=25)
+settings.register_profile("thorough", _COMMON, max_examples=200)  # of make test-slow
 settings.load_profile("sparsecore")
 
 

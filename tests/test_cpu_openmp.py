@@ -297,15 +297,9 @@ for _ in range(3):  # threads end in between, and their teams with them
 
 @integration
 @pytest.mark.parametrize("choose", ["", USE], ids=["our own", "torch's"])
-@pytest.mark.parametrize(
-    "code",
-    [
-        pytest.param(FAILING, id="errors are raised when no task runs any more"),
-        pytest.param(NESTED, id="tasks that start tasks end"),
-        pytest.param(AT_ONCE, id="several Python threads compute at once"),
-    ],
-)
-def test_on_both_kinds_of_threads(choose: str, code: str) -> None:
+def test_on_both_kinds_of_threads_errors_end_all_tasks_tasks_may_start_tasks_and_threads_compute_at_once(
+    choose: str,
+) -> None:
     if choose:
         pytest.importorskip("torch")
-    assert printed(f"{KERNELS}\n{choose}\n{code}") == []
+    assert printed("\n".join([KERNELS, choose, FAILING, NESTED, AT_ONCE])) == []

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sparsecore_cpu._kernels")
 
 from kernel_examples import STORAGES
+from pairwise import every_pair
 from region_examples import MODELS, sparse
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -60,9 +61,7 @@ def test_a_checkpoint_in_a_model_computes_a_part_again(storage, by_hand):
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("by_hand", [True, False])
-@pytest.mark.parametrize("is_reentrant", [True, False])
-@pytest.mark.parametrize("storage", STORAGES)
+@every_pair(storage=STORAGES, is_reentrant=[True, False], by_hand=[True, False])
 def test_a_checkpoint_around_a_model_frees_what_its_regions_keep(storage, is_reentrant, by_hand):
     model, _ = MODELS["residual"]()
     training = sparse(model, storage)
@@ -97,7 +96,7 @@ def test_hooks_run_that_modules_are_given_after_they_were_compiled():
     assert not seen
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", [pytest.param("masked", marks=pytest.mark.slow), "compact"])
 def test_regions_compute_on_with_another_optimizer_and_in_another_training(storage):
     model, inputs = MODELS["residual"]()
     training = sparse(model, storage)

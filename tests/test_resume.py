@@ -49,7 +49,7 @@ def content(file: Path) -> bytes:
 
 
 def arguments(images: Path, folder: Path, *more: str) -> list[str]:
-    settings = ("--epochs", "40", "--set", "strategy.schedule.steps=3")
+    settings = ("--epochs", "16", "--set", "strategy.schedule.steps=3")
     return [*SMALL, "--data-dir", str(images), *settings, *more, "--out", str(folder)]
 
 
@@ -70,7 +70,7 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(
     command = ["train", "--strategy", strategy, *arguments(images, tmp_path / "run")]
     kills = random.Random(attempt)
     for _ in range(3):
-        (ended,) = start(["-c", KILLED, str(kills.uniform(0.1, 0.6)), *command, "--resume"], size=1)
+        (ended,) = start(["-c", KILLED, str(kills.uniform(0.05, 0.4)), *command, "--resume"], size=1)
         assert ended.status in (-signal.SIGALRM, 0), ended.stderr
     result = train("--strategy", strategy, *arguments(images, tmp_path / "run"), "--resume")
     for name in SAME:

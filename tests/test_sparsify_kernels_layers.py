@@ -42,7 +42,7 @@ def convolutions(draw):
     return layer, tuple(draw(st.integers(side, side + 12)) for side in reach)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     convolutions(),
     st.integers(1, 40),
@@ -69,7 +69,7 @@ def test_convolutions_equal_dense_ones_with_a_mask(given_layer, images, order, s
         torch.set_num_threads(used)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
     st.lists(st.integers(1, 5), max_size=2),

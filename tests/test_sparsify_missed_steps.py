@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from pairwise import every_pair
 from sparsify_examples import assert_inactive_is_zero, loss_at, mlp, sgd, train
 from torch import nn
 from torch.nn.utils import prune
@@ -44,11 +45,11 @@ class OldStyle(torch.optim.Optimizer):
                     p.data.add_(p.grad.data, alpha=-group["lr"])
 
 
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize(
-    "make", [sgd, lambda model: torch.optim.Adam(model.parameters()), lambda model: OldStyle(model.parameters())]
+@every_pair(
+    make=[sgd, lambda model: torch.optim.Adam(model.parameters()), lambda model: OldStyle(model.parameters())],
+    storage=STORAGES,
+    set_to_none=[True, False],
 )
-@pytest.mark.parametrize("set_to_none", [True, False])
 def test_an_optimizer_that_replaces_another_in_mid_training_is_noticed(make, storage, set_to_none):
     model, optimizer, training = started(storage)
     train(model, optimizer, range(2))

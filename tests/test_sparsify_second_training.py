@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from pairwise import every_pair
 from sparsify_examples import assert_inactive_is_zero, mlp, often, sgd, train_by
 from torch import nn
 
@@ -127,9 +128,11 @@ def test_copies_and_exports_are_plain_models(storages):
     assert list(plain.state_dict()) == list(mlp().state_dict())
 
 
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("second", STORAGES)
-@pytest.mark.parametrize("options", [{}, {"include": "*"}, {"include": nn.Linear}, {"sparsity": {"0.*": 0.5}}])
+@every_pair(
+    storage=STORAGES,
+    second=STORAGES,
+    options=[{}, {"include": "*"}, {"include": nn.Linear}, {"sparsity": {"0.*": 0.5}}],
+)
 def test_tensors_that_are_chosen_twice_are_refused_by_name_and_nothing_has_changed(storage, second, options):
     model = mlp()
     optimizer = sgd(model)

@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kernel_examples import always
+from pairwise import every_pair
 from sparsify_examples import mlp, sgd, train
 from torch import nn
 from torch.autograd import forward_ad
@@ -50,8 +51,7 @@ def sparse_model(storage, kernels):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, for forward mode
-@pytest.mark.parametrize("name", TRANSFORMS)
-@pytest.mark.parametrize(("storage", "kernels"), STORED)
+@every_pair(name=TRANSFORMS, storage=["masked", "compact"], kernels=["dense", "sparse"])
 def test_transforms_equal_those_of_a_plain_copy_and_are_refused_by_the_sparse_kernels(storage, kernels, name):
     model, optimizer, training = sparse_model(storage, kernels)
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))

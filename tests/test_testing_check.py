@@ -105,6 +105,10 @@ class Unsaved:
 """
 
 
+FEW = ("--examples", "10")
+"""Enough for what is wrong with :data:`BROKEN`."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mine")
@@ -115,7 +119,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def broken(folder: Path) -> "subprocess.CompletedProcess[str]":
     """A check that finds a counterexample and shrinks it, which takes seconds."""
-    done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--promise", "count", cwd=folder)
+    done = sparsecore(
+        "check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--promise", "count", *FEW, cwd=folder
+    )
     assert done.returncode == 1, done.stderr
     return done
 
@@ -123,7 +129,7 @@ def broken(folder: Path) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture(scope="module")
 def report(folder: Path) -> dict[str, Any]:
     """What ``--json`` prints of the same search."""
-    done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--json", cwd=folder)
+    done = sparsecore("check", "mine.py:GrowsWithReplacement", "--promise", "growth", "--json", *FEW, cwd=folder)
     assert done.returncode == 1, done.stderr
     printed: dict[str, Any] = json.loads(done.stdout)
     return printed
@@ -175,7 +181,7 @@ def test_json_output_is_one_object_with_the_counterexample(report: dict[str, Any
 
 def test_several_names_are_checked_as_a_stack_with_reproducible_examples(folder: Path) -> None:
     stack = ("static", "mine.py:GrowsWithReplacement", "erk-start")
-    done = sparsecore("check", *stack, "--promise", "growth", "--promise", "due", "--json", cwd=folder)
+    done = sparsecore("check", *stack, "--promise", "growth", "--promise", "due", "--json", *FEW, cwd=folder)
     assert done.returncode == 1, done.stderr
     found = json.loads(done.stdout)
     assert found["plugin"] == " + ".join(stack)

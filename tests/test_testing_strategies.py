@@ -36,7 +36,7 @@ def stacked(*classes):
 
 class TestStatic(StrategyTests):
     strategy = Static()
-    max_examples = 5
+    max_examples = 2
 
 
 class TestDynamicReallocation(StrategyTests):
@@ -44,6 +44,7 @@ class TestDynamicReallocation(StrategyTests):
     max_examples = 5
 
 
+@pytest.mark.slow
 class TestSparseEvolution(StrategyTests):
     strategy = hyperparameters(SparseEvolution)
     max_examples = 5
@@ -75,7 +76,7 @@ class TestMemoryEfficient(StrategyTests):
 
 class TestDeepRewiring(StrategyTests):
     strategy = hyperparameters(DeepRewiring)
-    max_examples = 5
+    max_examples = 3
 
 
 @pytest.mark.slow
@@ -104,7 +105,7 @@ class TestSoftDeepRewiring(StrategyTests):
 
 class TestRigL(StrategyTests):
     strategy = hyperparameters(RigL)
-    max_examples = 5
+    max_examples = 3
 
 
 @pytest.mark.slow

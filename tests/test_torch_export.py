@@ -81,8 +81,15 @@ def run(path, given):
     return torch.from_numpy(session.run(None, {node.name: given.numpy()})[0])
 
 
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "storage"),
+    [
+        ("normalized", "masked"),
+        ("transformer", "compact"),
+        pytest.param("normalized", "compact", marks=pytest.mark.slow),
+        pytest.param("transformer", "masked", marks=pytest.mark.slow),
+    ],
+)
 def test_the_onnx_file_computes_what_the_squashed_model_does(name, storage, tmp_path):
     pytest.importorskip("onnxscript")
     make, draw = MODELS[name]
@@ -101,7 +108,7 @@ def test_the_onnx_file_computes_what_the_squashed_model_does(name, storage, tmp_
     torch.testing.assert_close(run(tmp_path / "model.onnx", given), model(given).detach(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", [pytest.param("masked", marks=pytest.mark.slow), "compact"])
 def test_training_continues_unchanged_after_an_export(storage, tmp_path):
     pytest.importorskip("onnxscript")
     model, trains, training = started(Mlp, storage)
@@ -185,7 +192,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", ["mixed", "by keyword alone", pytest.param("a number", marks=pytest.mark.slow)])
 def test_inputs_by_keyword_are_exported_and_run(call, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -241,7 +248,12 @@ class Halves(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "storage"), [(torch.bfloat16, "masked"), (torch.bfloat16, "compact"), (torch.float16, "masked")]
+    ("dtype", "storage"),
+    [
+        pytest.param(torch.bfloat16, "masked", marks=pytest.mark.slow),
+        (torch.bfloat16, "compact"),
+        (torch.float16, "masked"),
+    ],
 )
 def test_a_model_of_half_precision_is_written_as_it_is_and_compared_in_float32(dtype, storage, tmp_path):
     onnx = pytest.importorskip("onnx")

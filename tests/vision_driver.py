@@ -40,28 +40,34 @@ def refused(*arguments: str) -> str:
     return "nothing was refused"
 
 
-def folders() -> dict[str, Any]:
-    """Runs on a folder of images, one of which is stopped, and the sentences of refusals."""
+NETWORK = ["--model", "torchvision:shufflenet_v2_x0_5"]
+
+
+def folders() -> None:
+    """Runs on a folder of images, one of which is stopped."""
     from test_module_runs import stopped
 
-    network = ["--model", "torchvision:shufflenet_v2_x0_5"]
-    run(*network, *FOLDER, "--data-dir", "photos", *MOVING, "--out", "whole")
+    run(*NETWORK, *FOLDER, "--data-dir", "photos", *MOVING, "--out", "whole")
     stopped(Path("whole"), Path("stopped"), 3)
+
+
+def refusals() -> dict[str, Any]:
+    """Return the sentences of refusals."""
     with_defaults = ["--data-dir", "photos", "--epochs", "1"]
     return {
         "model": refused("--model", "torchvision:resnet19", *with_defaults),
         "of timm": refused("--model", "timm:resnet19x", *with_defaults),
         "weights": refused("--model", "torchvision:resnet18", "--set", "model.weights=DEFAULT"),
-        "data set": refused(*network, "--data", "torchvision:Image"),
-        "folder": refused(*network, "--data", "torchvision:ImageFolder"),
-        "download": refused(*network, "--data", "torchvision:CIFAR10", "--data-dir", "photos"),
-        "transform": refused(*network, *FOLDER, "--data-dir", "photos", "--set", "data.train_transforms=[Rezise]"),
-        "batches": refused(*network, *FOLDER, "--data-dir", "photos", "--set", 'data.train_transforms=["CutMix"]'),
+        "data set": refused(*NETWORK, "--data", "torchvision:Image"),
+        "folder": refused(*NETWORK, "--data", "torchvision:ImageFolder"),
+        "download": refused(*NETWORK, "--data", "torchvision:CIFAR10", "--data-dir", "photos"),
+        "transform": refused(*NETWORK, *FOLDER, "--data-dir", "photos", "--set", "data.train_transforms=[Rezise]"),
+        "batches": refused(*NETWORK, *FOLDER, "--data-dir", "photos", "--set", 'data.train_transforms=["CutMix"]'),
         "option": refused(
-            *network, *FOLDER, "--data-dir", "photos", "--set", 'data.train_transforms=[{name="Resize",sizes=3}]'
+            *NETWORK, *FOLDER, "--data-dir", "photos", "--set", 'data.train_transforms=[{name="Resize",sizes=3}]'
         ),
-        "sizes": refused(*network, "--data", "torchvision:ImageFolder", "--data-dir", "photos", *MOVING),
-        "one part": refused(*network, "--data", "torchvision:FakeData"),
+        "sizes": refused(*NETWORK, "--data", "torchvision:ImageFolder", "--data-dir", "photos", *MOVING),
+        "one part": refused(*NETWORK, "--data", "torchvision:FakeData"),
     }
 
 
@@ -90,4 +96,7 @@ def study(text: str) -> None:
 if __name__ == "__main__":
     what, *given = sys.argv[1:]
     with no_waiting_for_the_disk():
-        print("ANSWER" + json.dumps({"folders": folders, "others": others, "study": study}[what](*given)))
+        print(
+            "ANSWER"
+            + json.dumps({"folders": folders, "refusals": refusals, "others": others, "study": study}[what](*given))
+        )
