@@ -59,6 +59,7 @@ ARITHMETIC = (
     "torch_learner",
     "torch_operations",
     "torch_tied",
+    "written_before",
 )
 """The files tests/test_*.py with tests that compare computed numbers, or decisions that follow from them."""
 
