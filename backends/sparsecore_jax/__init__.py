@@ -8,5 +8,6 @@ from sparsecore.extras import require
 require("jax", extra="jax", purpose="the backend 'jax'")
 
 from sparsecore_jax.arrays import JaxArray, JaxArrays
+from sparsecore_jax.experiment.backend import JaxBackend
 
-__all__ = ["JaxArray", "JaxArrays"]
+__all__ = ["JaxArray", "JaxArrays", "JaxBackend"]

@@ -12,7 +12,6 @@ from sparsecore.data.images import Batch, Images, Split, augmented
 from sparsecore.engine.arrays import Gradient, InputNorms
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError
 from sparsecore.host.buffers import BufferPool
 from sparsecore.host.computation import Computation, batch_totals
 from sparsecore.host.input_norms import InputMeter, input_norms
@@ -29,6 +28,7 @@ from sparsecore.host.weights import WeightView
 from sparsecore.host.young_steps import YoungSteps
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.protocols import Task, Totals
+from sparsecore.learning.saved_states import check_saved, check_shape
 
 _PIXELS = 1 << 17
 _MOST_IMAGES = 1 << 10
@@ -175,7 +175,7 @@ class HostLearner:
         with _computing():
             for some in in_batches(split):
                 logits = self._computation.logits(self._task.model, parameters, self._normalized(some.images))
-                totals = _sum(totals, batch_totals(logits, some.labels))
+                totals += batch_totals(logits, some.labels)
         return totals
 
     @property
@@ -195,7 +195,7 @@ class HostLearner:
             InputError: it has another shape.
         """
         present = self._sparse.vectors.gradient
-        _check_shape("weight_gradient", weight_gradient, present)
+        check_shape("weight_gradient", weight_gradient, present.shape)
         present[:] = weight_gradient
 
     def momentum(self, name: str) -> NDArray[Any] | None:
@@ -220,7 +220,7 @@ class HostLearner:
             InputError: they have another shape.
         """
         present = self._sparse.vectors.values
-        _check_shape("values", values, present)
+        check_shape("values", values, present.shape)
         present[:] = values
 
     def reallocate(self, reallocation: Reallocation) -> None:
@@ -269,10 +269,7 @@ class HostLearner:
         expected = {**buffers, "totals": np.zeros(3), "steps": np.zeros(1)}
         if self._young is not None:
             expected["young"] = values
-        for name, buffer in expected.items():
-            if name not in state:
-                raise InputError(f"the saved state has no buffer named {name!r}; it has: {', '.join(sorted(state))}")
-            _check_shape(name, state[name], buffer)
+        check_saved(state, {name: buffer.shape for name, buffer in expected.items()})
         for name, buffer in buffers.items():
             buffer[:] = state[name]
         self._sparse = sparse
@@ -299,7 +296,7 @@ class HostLearner:
         parameters, images = self._parameters({**sparse, **measured}), self._normalized(pictures)
         with _computing():
             totals = self._computation.forward_backward(self._task.model, parameters, images, labels)
-        self._totals = _sum(self._totals, totals)
+        self._totals += totals
 
     def _parameters(self, sparse: Mapping[str, WeightView]) -> dict[str, Any]:
         return {**sparse, **self._dense.tensors, **self._running.tensors}
@@ -315,15 +312,6 @@ def _computing() -> Iterator[None]:
         yield
 
 
-def _sum(first: Totals, second: Totals) -> Totals:
-    return Totals(first.loss + second.loss, first.correct + second.correct, first.examples + second.examples)
-
-
 def _named(sparse: ParameterVectors, dense: ParameterVectors, running: NDArray[Any]) -> dict[str, NDArray[Any]]:
     dense_buffers = {f"dense_{name}": buffer for name, buffer in dense.buffers.items()}
     return {"values": sparse.values, **sparse.buffers, "dense": dense.values, **dense_buffers, "running": running}
-
-
-def _check_shape(name: str, given: NDArray[Any], expected: NDArray[Any]) -> None:
-    if given.shape != expected.shape:
-        raise InputError(f"{name} must have the shape {expected.shape}; given {given.shape}")

@@ -136,6 +136,9 @@ class Totals:
     correct: int = 0
     examples: int = 0
 
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(self.loss + other.loss, self.correct + other.correct, self.examples + other.examples)
+
 
 class Learner(Protocol):
     """A network in training: the buffers of one run, which change in place.

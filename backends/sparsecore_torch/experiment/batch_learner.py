@@ -1,10 +1,9 @@
-"""What the learners of the torch backend share: their batches, the running sums, evaluation, and checks of states."""
+"""What the learners of the torch backend share: their batches, the running sums and evaluation."""
 
 import ctypes
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from torch.nn import functional
 
 from sparsecore.data.images import Batch, Split
 from sparsecore.engine.arrays import Gradient
-from sparsecore.errors import InputError
 from sparsecore.learning.protocols import Task, Totals
 from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.inputs import inputs_of
@@ -133,37 +131,6 @@ def by_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         (labels, classes) and (labels,).
     """
     return logits.flatten(0, -2), labels.flatten()
-
-
-def check_saved(state: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Check that a saved state has all buffers, each of its shape.
-
-    Args:
-        state: the saved arrays, by the names of the buffers.
-        shapes: of all buffers, by name.
-
-    Raises:
-        InputError: a buffer is missing, or has another shape.
-    """
-    for name, shape in shapes.items():
-        if name not in state:
-            raise InputError(f"the saved state has no buffer named {name!r}; it has: {', '.join(sorted(state))}")
-        check_shape(name, state[name], shape)
-
-
-def check_shape(name: str, given: Any, expected: Sequence[int]) -> None:
-    """Check the shape of a saved buffer.
-
-    Args:
-        name: of the buffer.
-        given: an array.
-        expected: its shape.
-
-    Raises:
-        InputError: the array has another one.
-    """
-    if tuple(given.shape) != tuple(expected):
-        raise InputError(f"{name} must have the shape {tuple(expected)}; given {tuple(given.shape)}")
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3

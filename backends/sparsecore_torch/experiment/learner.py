@@ -15,8 +15,9 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore.learning.protocols import Task
+from sparsecore.learning.saved_states import check_saved, check_shape
 from sparsecore_torch.arrays import as_tensor
-from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotals, check_saved, check_shape
+from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotals
 from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.network import TorchNetwork, WideView
 from sparsecore_torch.experiment.optimizers import MOMENTUM, OptimizerState

@@ -16,8 +16,9 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.learning.ledger import Ledger
 from sparsecore.learning.protocols import Task, Totals
+from sparsecore.learning.saved_states import check_saved, check_shape
 from sparsecore_torch.arrays import active_indices, as_tensor, gather, scatter
-from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotals, by_label, check_saved, check_shape
+from sparsecore_torch.experiment.batch_learner import BatchLearner, RunningTotals, by_label
 from sparsecore_torch.experiment.device import DeviceConfig
 from sparsecore_torch.experiment.keyed_draws import drawing
 from sparsecore_torch.experiment.module_model import ModuleModel, check_logits, forget_drawn_values, saved_tensors
