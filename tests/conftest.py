@@ -1,7 +1,8 @@
 """Hypothesis has no deadlines, since machines differ in speed, and prints failures so that they can be reproduced.
 
 Torch runs on one thread, in the tests and in the processes they start: the networks are tiny, threads that wait for one
-another would take most of the time, and its results depend on their number.
+another would take most of the time, and its results depend on their number. JAX compiles with few optimizations, since
+it would take longer over those than the tiny networks take to run.
 """
 
 import gc
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings

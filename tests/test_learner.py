@@ -13,6 +13,7 @@ from test_numpy_learner import assert_equal_states, batch_of, batches, images_of
 from test_numpy_learner import task_of as task_on_the_host
 
 from sparsecore.data.images import Batch, Images, Split, augmented
+from sparsecore.engine.topology import Topology
 from sparsecore.learning.protocols import Adam, Learner, Optimizer, Sgd, Task
 from sparsecore_numpy import NumpyBackend
 
@@ -56,6 +57,20 @@ def on_cpu(task: Task, _: str) -> Learner:
     return CpuBackend(2).learner(task)
 
 
+def on_jax() -> Subject:
+    from sparsecore_jax import JaxBackend
+
+    return Subject(lambda task, dtype: JaxBackend(dtype=dtype).learner(task), on_jax_s_arrays)
+
+
+def on_jax_s_arrays(task: Task) -> Task:
+    from sparsecore_jax import JaxArrays
+
+    arrays = JaxArrays()
+    topology = Topology.of(task.topology.layout, arrays.from_numpy(task.topology.host_positions), arrays)
+    return attrs.evolve(task, topology=topology, values=arrays.from_numpy(np.asarray(task.values)))
+
+
 def subjects() -> Mapping[str, Subject]:
     """Every backend that is installed, torch once on each kind of device."""
     found = {"numpy": Subject(lambda task, dtype: NumpyBackend(dtype).learner(task))}
@@ -63,6 +78,8 @@ def subjects() -> Mapping[str, Subject]:
         from torch_devices import DEVICES
 
         found |= {f"torch on {device}": on_torch(device) for device in DEVICES}
+    if find_spec("jax"):
+        found["jax"] = on_jax()
     if find_spec("sparsecore_cpu") and find_spec("sparsecore_cpu._kernels"):
         found["cpu"] = Subject(on_cpu, dtype="float32", rounding=1e-5)
     return found

@@ -53,7 +53,9 @@ def _compiled(network: JaxNetwork, placement: Placement) -> CompiledNetwork:
     everywhere = placement.everywhere
     return CompiledNetwork(
         jax.jit(partial(JaxNetwork.step, network), donate_argnums=0, out_shardings=everywhere),
-        jax.jit(partial(JaxNetwork.gradients, network), static_argnames=("dense", "measured"), out_shardings=everywhere),
+        jax.jit(
+            partial(JaxNetwork.gradients, network), static_argnames=("dense", "measured"), out_shardings=everywhere
+        ),
         jax.jit(partial(JaxNetwork.optimizer_step, network), donate_argnums=0, out_shardings=everywhere),
         jax.jit(partial(JaxNetwork.evaluation, network), out_shardings=everywhere),
     )
