@@ -16,17 +16,14 @@ from processes import start
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from start_oracles import STILL, carry_out, end, metrics, result
+from stopped_runs import stopped
 from study_examples import InProcessPool
 from torch import nn
 
 from sparsecore.data.batches import Augmentation, batches
 from sparsecore.engine.randomness import Randomness
 from sparsecore.errors import InputError
-from sparsecore.experiment.experiment import Experiment
-from sparsecore.learning.ranks import SingleProcess
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.setup import set_up
-from sparsecore.run.training import Callback, writing_participant
 from sparsecore_torch import sparsify
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
@@ -99,30 +96,6 @@ def test_a_run_is_the_training_that_sparsify_gives(folder: Path, tmp_path: Path,
     own = ended["positions"] >= 256
     np.testing.assert_allclose(ended["learner/values"][own], dense[ended["positions"][own] - 256], rtol=1e-9)
     np.testing.assert_allclose(ended["dense/head.weight"], model.head.weight.detach().numpy(), rtol=1e-9)
-
-
-class StopsAt(Callback):
-    """Stops a run after a step."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def step(self, clock: Any, totals: Any) -> None:  # noqa: ARG002
-        if clock.step == self._step:
-            raise KeyboardInterrupt
-
-
-def stopped(whole: Path, out: Path, step: int) -> RunFolder:
-    """A run of the same experiment that has been stopped after a step, with a checkpoint of every step."""
-    folder, experiment = RunFolder(out), Experiment.of(RunFolder(whole).read_tables())
-    setup = set_up(experiment, folder)
-    folder.create(experiment.tables())
-    participant = writing_participant(setup, folder, SingleProcess())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(participant.writer), "wants_checkpoint", True)
-        with pytest.raises(KeyboardInterrupt):
-            participant.train(StopsAt(step))
-    return folder
 
 
 @pytest.mark.integration
