@@ -26,7 +26,7 @@ def _hash_seed() -> int:
     return seed
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class HashedWideResNet:
     """A wide residual network whose 3x3 convolutions have fewer values than positions, shared by a hash.
 
@@ -90,7 +90,7 @@ class HashedWideResNet:
         return WideResNet(self.depth, self.width).forward(ops, parameters, images)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class HashedLeNet:
     """A multilayer perceptron whose weight matrices have fewer values than positions, shared by a hash.
 

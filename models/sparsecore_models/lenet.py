@@ -16,7 +16,7 @@ def as_sizes(sizes: Iterable[int]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class LeNet:
     """Fully connected layers, each with batch norm, and relu between them; all weight matrices are sparse.
 

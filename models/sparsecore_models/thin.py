@@ -22,7 +22,7 @@ Widths: TypeAlias = Sequence[int]
 """The channels or units of each layer that may be thinner."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class ThinWideResNet:
     """A dense wide residual network with fewer channels, as large as the original one is at a sparsity.
 
@@ -90,7 +90,7 @@ class ThinWideResNet:
         return WideResNet(self.depth, self.width)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class ThinLeNet:
     """A dense multilayer perceptron with smaller hidden layers, as large as the original one is at a sparsity.
 

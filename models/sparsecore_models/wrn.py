@@ -12,7 +12,7 @@ DEEPEST = 10_000
 """The largest depth; the deepest published networks have 1,001 layers."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class WideResNet:
     """WRN-depth-width: three groups of residual blocks; the 3x3 convolutions inside the blocks are sparse.
 

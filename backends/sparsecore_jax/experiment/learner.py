@@ -312,8 +312,8 @@ class JaxLearner:
 
     def _shared(self, images: NDArray[np.uint8], labels: NDArray[np.integer[Any]]) -> Examples:
         with with_64_bits():
-            on_devices = (self._placement.share(each) for each in (images, labels.astype(np.int32)))
-            return Examples(*on_devices, self._moments)
+            share = self._placement.share
+            return Examples(share(images), share(labels.astype(np.int32)), self._moments)
 
 
 def _totals(vector: Any) -> Totals:

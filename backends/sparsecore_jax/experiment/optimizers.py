@@ -106,7 +106,7 @@ _NUMBERS: Mapping[type[Optimizer], Callable[[Any, float, int], dict[str, float]]
 )
 
 
-def step_numbers(optimizer: Optimizer, learning_rate: float, count: int) -> dict[str, NDArray[np.float64]]:
+def step_numbers(optimizer: Optimizer, learning_rate: float, count: int) -> dict[str, np.float64]:
     """Return the numbers of a step, which are arguments of what is compiled.
 
     Args:
@@ -146,7 +146,7 @@ class YoungCorrections:
         tables = step_tables(young, betas, table_size(oldest))
         return cls((tables.rate, tables.root), oldest, young.own_steps)
 
-    def arguments(self, numbers: Mapping[str, NDArray[np.float64]]) -> tuple[Any, ...]:
+    def arguments(self, numbers: Mapping[str, np.float64]) -> tuple[Any, ...]:
         """Return what :func:`corrections` takes in a step, beside the marks.
 
         Args:
