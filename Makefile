@@ -7,7 +7,7 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-processors sanitize fuzz stubs clean
+.PHONY: help demo test test-slow test-processors test-oldest test-newest sanitize fuzz stubs packages clean
 
 PYTHON ?=
 # Installing takes a minute or more; pip shows its progress only when stderr is a terminal.
@@ -27,9 +27,11 @@ help:
 	@echo 'make test       linters, types, import contracts, and tests'
 	@echo 'make test-slow  the tests that take long, which make test leaves out, and more examples of those with hypothesis'
 	@echo 'make test-processors  the tests that depend on arithmetic, as other processors would compute them'
+	@echo 'make test-oldest, make test-newest  the tests with the oldest and the newest versions that pyproject.toml allows'
 	@echo 'make sanitize   the tests of the C++ kernels under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make fuzz       100,000 calls of the C++ kernels with random, mostly invalid arguments, under the first two'
 	@echo 'make stubs      generate the stub of the C++ kernels (_kernels.pyi), after their signatures have changed'
+	@echo 'make packages   build and check the sdists and wheels of the engine and of the CPU backend, in dist/'
 	@echo 'make clean      remove .venv, builds and caches; the folders of runs are kept'
 
 demo: .venv/installed .venv/cpu-built
@@ -49,6 +51,36 @@ test-slow: .venv/installed-for-tests .venv/cpu-built
 # One combination of settings, or other tests: make test-processors ARGUMENTS='--only 3 tests/test_torch_agreement.py'
 test-processors: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python tests/processors.py $(ARGUMENTS)
+
+# The oldest or the newest versions of everything that pyproject.toml names, which is the only list; uv chooses the
+# oldest, as pip cannot. The oldest run on the oldest Python. The kernels are compiled where they are in .venv, too.
+# Other tests: make test-oldest ARGUMENTS='tests/test_sparsify.py'
+OLDEST_PYTHON = $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
+COMPATIBLE := all-without-cpu,vision,lightning,transformers,tensorboard,wandb,mlflow,trackio
+ARGUMENTS_OR_ALL = $(or $(ARGUMENTS),--numprocesses auto --dist loadfile)
+
+test-oldest: build/oldest/built
+	build/oldest/bin/python -m pytest $(ARGUMENTS_OR_ALL)
+
+test-newest: build/newest/built
+	build/newest/bin/python -m pytest $(ARGUMENTS_OR_ALL)
+
+build/oldest/built: RESOLUTION := lowest-direct
+build/oldest/built: COMPATIBLE_PYTHON = $(OLDEST_PYTHON)
+build/newest/built: RESOLUTION := highest
+build/newest/built: COMPATIBLE_PYTHON = $(BIN)/python
+
+build/oldest/built build/newest/built: build/%/built: .venv/installed pyproject.toml constraints.txt $(CPU_SOURCES) | .venv/cpu-built
+	@echo 'Installing the $* versions into $(@D) ...'
+	@$(BIN)/python -m pip install $(QUIET) uv
+	@$(BIN)/python -m uv venv --quiet --clear --python $(COMPATIBLE_PYTHON) $(@D)
+	@$(BIN)/python -m uv pip install $(QUIET) --python $(@D) --resolution $(RESOLUTION) --editable '.[$(COMPATIBLE)]'
+	@$(BIN)/python -m uv pip install $(QUIET) --python $(@D) pytest-xdist
+	@if [ -e .venv/cpu-built ]; then \
+	  $(BIN)/python -m uv pip install $(QUIET) --python $(@D) --no-deps --editable $(CPU); \
+	fi
+	@$(BIN)/python -m uv pip freeze --python $(@D)
+	@touch $@
 
 # The kernels' tests and calls with two builds of the kernels, each in an environment of its own, because
 # ThreadSanitizer cannot be combined with the other two. Python is not built with sanitizers, so their library has to be
@@ -94,6 +126,16 @@ build/sanitize/%/built: .venv/created pyproject.toml constraints.txt $(CPU_SOURC
 
 stubs: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python tests/kernel_stub.py
+
+# What a release uploads: the engine's wheel is built from its sdist; the kernels are compiled for this machine alone,
+# as .github/workflows/release.yml has cibuildwheel compile them for all.
+packages: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m pip install $(QUIET) build twine
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m build --outdir dist --sdist --wheel $(CPU)
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/packages.py dist
 
 # The stamps are touched last, so that an interrupted set-up is done again. Each waits for the one before because two
 # pips at once in one environment spoil it.

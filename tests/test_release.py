@@ -2,9 +2,11 @@
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import packages
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
@@ -90,3 +92,60 @@ def test_a_checkout_asks_no_index_for_its_own_cpu_backend() -> None:
     machine = {"sys_platform": "linux", "platform_machine": "x86_64"}
     assert "sparsecore-cpu" not in installed_with("test", **machine)
     assert installed_with("all", **machine) - {"sparsecore-cpu"} <= installed_with("test", **machine)
+
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=[path.name for path in WORKFLOWS])
+def test_workflows_pin_their_actions_and_may_only_read_the_repository(path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    workflow = yaml.safe_load(path.read_text("utf-8"))
+    for name, job in workflow["jobs"].items():
+        granted = job.get("permissions", workflow.get("permissions"))
+        assert granted is not None, f"{name} has the permissions of the repository's settings"
+        assert job["timeout-minutes"] < 360, name
+        for step in job["steps"]:
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step.get("uses", f"none@{'0' * 40}")), step
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+        if "write" in granted.values():
+            assert set(granted) == {"id-token"} or path.name == "docs.yml", f"{name} may write"
+            assert job.get("environment"), f"{name} publishes without an approval"
+
+
+def test_only_a_tag_publishes_and_only_what_was_checked() -> None:
+    yaml = pytest.importorskip("yaml")
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text("utf-8"))["jobs"]
+    publishing = {
+        name: job for name, job in jobs.items() if any("pypi-publish" in step.get("uses", "") for step in job["steps"])
+    }
+    assert len({job["environment"]["name"] for job in publishing.values()}) == len(publishing) == 2
+    for name, job in publishing.items():
+        assert job["if"] == "github.ref_type == 'tag'"
+        needed, waiting = set(), [name]
+        while waiting:
+            needs = jobs[waiting.pop()].get("needs", [])
+            waiting += [needs] if isinstance(needs, str) else needs
+            needed |= set(waiting)
+        assert {"check", "sources", "wheels"} <= needed
+
+
+def test_wheels_are_built_where_the_extra_all_asks_for_them() -> None:
+    yaml = pytest.importorskip("yaml")
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text("utf-8"))["jobs"]
+    runners = jobs["wheels"]["strategy"]["matrix"]["runner"]
+    assert len(runners) == len(WITH_WHEELS) == len(packages.PLATFORMS)
+    built = tomllib.loads((ROOT / "backends/sparsecore_cpu/pyproject.toml").read_text("utf-8"))["tool"]["cibuildwheel"]
+    pythons = [line.rpartition(" ")[2] for line in project()["classifiers"] if "Python :: 3." in line]
+    assert built["build"] == " ".join(f"cp{python.replace('.', '')}-*" for python in pythons)
+
+
+def test_the_support_page_names_the_oldest_versions_of_pyproject() -> None:
+    page = (ROOT / "docs/support.md").read_text("utf-8")
+    table = dict(re.findall(r"^\| (\w+) \| ([\d.]+) \|", page, re.MULTILINE))
+    extras = project()["optional-dependencies"]
+    listed = [Requirement(line) for line in chain(project()["dependencies"], *extras.values())]
+    oldest = {need.name: str(need.specifier).removeprefix(">=") for need in listed}
+    assert table["Python"] == project()["requires-python"].removeprefix(">=")
+    assert [table[name] for name in ("NumPy", "PyTorch", "JAX")] == [oldest[name] for name in ("numpy", "torch", "jax")]
