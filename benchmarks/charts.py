@@ -1,9 +1,7 @@
-"""Charts that accompany the tables, as SVG in the folder of the results."""
+"""Charts that accompany the tables, as SVG."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-
-from writing import RESULTS
 
 from sparsecore.report.drawing import draw_files
 
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
 Points = Mapping[float, float]
 
 
-def write_lines(name: str, x: str, y: str, lines: Mapping[str, Points]) -> None:
+def lines_chart(name: str, x: str, y: str, lines: Mapping[str, Points]) -> str:
     """A line for each name, and a thin one where dense and sparse are equal."""
 
     def paint(figure: "Figure") -> None:
@@ -26,10 +24,10 @@ def write_lines(name: str, x: str, y: str, lines: Mapping[str, Points]) -> None:
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside lower left", fontsize=11)
 
-    _write(name, (8.0, 5.6), paint)
+    return draw_files(name, (8.0, 5.6), paint).svg
 
 
-def write_bars(name: str, x: str, bars: Mapping[str, float], marks: Mapping[str, Sequence[float]]) -> None:
+def bars_chart(name: str, x: str, bars: Mapping[str, float], marks: Mapping[str, Sequence[float]]) -> str:
     """A bar for each name, and on it a mark of each kind."""
 
     def paint(figure: "Figure") -> None:
@@ -41,9 +39,4 @@ def write_bars(name: str, x: str, bars: Mapping[str, float], marks: Mapping[str,
         axes.set_xlabel(x)
         axes.legend(title="floor by")
 
-    _write(name, (9.0, 1.6 + 0.45 * len(bars)), paint)
-
-
-def _write(name: str, size: tuple[float, float], paint: Callable[["Figure"], None]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.svg").write_text(draw_files(name.replace("_", "-"), size, paint).svg, "utf-8")
+    return draw_files(name, (9.0, 1.6 + 0.45 * len(bars)), paint).svg

@@ -35,7 +35,7 @@ def main() -> None:
         },
         "machine": {name: value for facts in machines for name, value in facts.items()},
     }
-    write("cpu_digits", report, _page(report))
+    write("cpu_digits", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -59,7 +59,7 @@ def _epoch(backend: str, options: argparse.Namespace) -> Made:
     return lambda: Run(setup, SingleProcess(), {}, None).train(RunWriter(), Callback())
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     rows = [
         [f"`{name}`", f"{milliseconds:.0f}", f"{report['cpu_takes'][name]:.3f}"]
         for name, milliseconds in report["epoch_ms"].items()

@@ -52,7 +52,7 @@ def main() -> None:
         "image": list(SHAPE),
         "times": {name: times for name, (times, _) in taken.items()},
     }
-    write("cpu_inference", report, _page(report))
+    write("cpu_inference", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -119,7 +119,7 @@ def _images(batch: int) -> Any:
     return noise(SHAPE).test.images[:batch]
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     sections = "\n\n".join(
         f"## {name}\n\n{_table(times, report['settings']['sparsities'])}" for name, times in report["times"].items()
     )

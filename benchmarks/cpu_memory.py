@@ -31,7 +31,7 @@ def main() -> None:
     facts = machine() | {"torch": version("torch")}  # this process has no need of it
     measured = {name: alone(_measure, name, options) for name in WAYS}
     report = {"settings": vars(options), "steps": STEPS, "bytes": measured, "machine": facts}
-    write("cpu_memory", report, _page(report))
+    write("cpu_memory", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -94,7 +94,7 @@ WAYS: Mapping[str, Callable[[int, float, tuple[int, int, int], int], Step]] = {
 }
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     settings, measured = report["settings"], report["bytes"]
     head = ("", "training, MB", "of dense", "libraries, MB", "whole process, MB", "of dense")
     rows = [

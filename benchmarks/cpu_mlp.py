@@ -14,7 +14,7 @@ from typing import Any
 
 import quiet_machine
 import torch
-from charts import Points, write_lines
+from charts import Points, lines_chart
 from cpu_networks import learner_on, threads_of_all
 from linear_layers import SIDE, DenseLayer, SparseLayer
 from machine import machine, sentence
@@ -43,8 +43,7 @@ def main() -> None:
         for threads in options.threads
     }
     report = {"settings": vars(options), "threads": results, "machine": machine()}
-    write("cpu_mlp", report, _page(report))
-    write_lines("cpu_mlp", "sparsity", "CPU backend, of dense float32 on torch", _lines(results))
+    write("cpu_mlp", report, page(report), chart=chart(report))
 
 
 def _options() -> argparse.Namespace:
@@ -134,7 +133,7 @@ def _layers(threads: int, options: argparse.Namespace) -> dict[str, SparseLayer]
     return {f"sparsity {sparsity:g}": SparseLayer(sparsity, shared, options.batch) for sparsity in SPARSITIES}
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     settings = report["settings"]
     sections = [
         f"## {what}, {threads} thread{'s' if int(threads) > 1 else ''}\n\n{_table(measured)}\n"
@@ -151,6 +150,11 @@ one process. The ratio is the median of the rounds' ratios. The layer alone has 
 {chr(10).join(sections)}
 {quiet_machine.caveat(report["settings"])}{sentence(report["machine"])}
 """
+
+
+def chart(report: dict[str, Any]) -> str:
+    """Ratio over sparsity as an SVG document: a line for each network and number of threads."""
+    return lines_chart("cpu-mlp", "sparsity", "CPU backend, of dense float32 on torch", _lines(report["threads"]))
 
 
 def _lines(results: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> dict[str, Points]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 import quiet_machine
-from charts import write_bars
+from charts import bars_chart
 from cpu_networks import learner_on, threads_of_all, wide_resnet_layout
 from kernel_calls import Call, Calls
 from machine import machine, sentence
@@ -54,10 +54,7 @@ def main() -> None:
     options = _options()
     with threads_of_all(1):
         report = _measured(options)
-    write("cpu_roofline", report, _page(report))
-    rows = [row for row in report["by_kernel"] if row["ms"] >= _SHOWN * report["step_ms"]]
-    floors = {limit: [row["floor_ms"][limit] for row in rows] for limit in _LIMITS}
-    write_bars("cpu_roofline", "ms of a step", {row["kernel"]: row["ms"] for row in rows}, floors)
+    write("cpu_roofline", report, page(report), chart=chart(report))
 
 
 def _options() -> argparse.Namespace:
@@ -129,7 +126,14 @@ def _row(calls: Sequence[Call], steps: int, peaks: Peaks) -> dict[str, Any]:
     }
 
 
-def _page(report: dict[str, Any]) -> str:
+def chart(report: dict[str, Any]) -> str:
+    """Time of each kernel and its floors as an SVG document."""
+    rows = [row for row in report["by_kernel"] if row["ms"] >= _SHOWN * report["step_ms"]]
+    floors = {limit: [row["floor_ms"][limit] for row in rows] for limit in _LIMITS}
+    return bars_chart("cpu-roofline", "ms of a step", {row["kernel"]: row["ms"] for row in rows}, floors)
+
+
+def page(report: dict[str, Any]) -> str:
     settings, peaks = report["settings"], report["peaks"]
     reading = [
         [

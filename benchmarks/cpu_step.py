@@ -19,7 +19,7 @@ from dense_baselines import LOWERED, PEERS, SHAPE, SINGLE, peer_steps
 from densities import Densities
 from machine import machine
 from networks import step_of, topology_of
-from writing import RESULTS, write
+from writing import write
 
 from sparsecore.engine.topology import Topology
 from sparsecore_cpu import runtime
@@ -64,8 +64,7 @@ def main() -> None:
         "threads": {str(threads): _measured(threads, topologies, options) for threads in options.threads},
         "machine": machine(),
     }
-    write("cpu_step", report, page(report))
-    (RESULTS / "cpu_step.svg").write_text(chart(report), "utf-8")
+    write("cpu_step", report, page(report), chart=chart(report))
 
 
 def _options() -> argparse.Namespace:

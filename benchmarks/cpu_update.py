@@ -102,7 +102,7 @@ def main() -> None:
         "threads": {str(threads): _measured(options, threads) for threads in options.threads},
         "machine": machine(),
     }
-    write("cpu_update", report, _page(report))
+    write("cpu_update", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -153,7 +153,7 @@ def _milliseconds(seconds: float) -> float:
     return round(1e3 * seconds, 2)
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     settings = report["settings"]
     sections = [_section(threads, measured) for threads, measured in report["threads"].items()]
     return f"""# What an update costs on the CPU backend

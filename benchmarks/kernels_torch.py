@@ -59,7 +59,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     rows = [row for shape in SHAPES for row in _rows(shape, options)]
     report = {"machine": machine(), "settings": vars(options), "layers": rows}
-    write("kernels_torch", report, _page(report))
+    write("kernels_torch", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -121,7 +121,7 @@ def _noise(shape: tuple[int, ...], order: str) -> Tensor:
     return torch.randn(shape).contiguous(memory_format=ORDERS[order])
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     settings = report["settings"]
     layers = dict.fromkeys(row["layer"] for row in report["layers"])
     lines = [_line(name, order, report["layers"]) for name in layers for order in ORDERS]

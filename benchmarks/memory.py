@@ -146,7 +146,7 @@ def main() -> None:
     results = {name: {way: alone(_measure, name, way, options.sparsity) for way in WAYS} for name in options.networks}
     facts = machine() | {"torch": version("torch")}  # this process has no need of it
     report = {"machine": facts, "settings": vars(options), "goal": GOAL, "bytes": results}
-    write("memory", report, _page(report))
+    write("memory", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -177,7 +177,7 @@ def _warm_up(way: str) -> None:
     step()
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     sections = [_section(NETWORKS[name], ways) for name, ways in report["bytes"].items()]
     return f"""# What training takes in memory
 

@@ -54,7 +54,7 @@ def main() -> None:
     ]
     record = Record.of(options.out / "mutants.json", {"seeds": options.seeds, "examples": DEFAULT_EXAMPLES})
     missing = measure_all(stages, record, options.seconds, machine())
-    (options.out / "mutants.md").write_text(page(record, machine()), "utf-8")
+    (options.out / "mutants.md").write_text(page(record.report(machine())), "utf-8")
     print(f"{len(missing)} of {len(stages)} are still to be measured" if missing else "all is measured")
 
 
@@ -119,16 +119,16 @@ def miss(result: Result) -> float:
     return len(late) / len(first) * (1 - rate) ** (most - usual)
 
 
-def page(record: Record, described: Mapping[str, Any]) -> str:
+def page(report: Mapping[str, Any]) -> str:
     """The results as Markdown."""
-    found = {name: result for name, result in record.finished.items() if not name.startswith("check: ")}
-    timed = {name: result for name, result in record.finished.items() if name.startswith("check: ")}
+    found = {name: result for name, result in report["legs"].items() if not name.startswith("check: ")}
+    timed = {name: result for name, result in report["legs"].items() if name.startswith("check: ")}
     searches = [one for result in found.values() for one in result["first"]]
-    seeds = record.settings["seeds"]
+    seeds = report["settings"]["seeds"]
     above = [name for name, result in found.items() if miss(result) > AIM]
     lines = [
         "# How reliably the test kit catches defects",
-        f"Machine: {sentence(described)}",
+        f"Machine: {sentence(report['machine'])}",
         f"Each of {len(found)} defects was searched for with {seeds // 3} to {seeds} seeds and the default number of "
         f"examples, by the promise that it breaks: {searches.count(None)} of {len(searches):,} searches missed it. "
         f"The estimated probability of a miss is above {AIM} for {len(above)} of the defects"

@@ -31,7 +31,7 @@ def main() -> None:
     results = [_measured(side, options) for side in SIDES]
     facts = machine() | {"threads": worker_pool().count}
     report = {"machine": facts, "settings": vars(options), "results": results}
-    write("numpy_step", report, _markdown(report))
+    write("numpy_step", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -102,7 +102,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, float]]:
     ]
 
 
-def _markdown(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     settings = report["settings"]
     text = [
         "# A training step of WRN-28-2 on the NumPy backend",

@@ -35,7 +35,7 @@ def main() -> None:
         },
         "goal": GOAL,
     }
-    write("numpy_torch_step", report, _page(report))
+    write("numpy_torch_step", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -76,7 +76,7 @@ STEPS: Mapping[str, Callable[[argparse.Namespace], Callable[[], None]]] = {
 }
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     settings, steps, times = report["settings"], report["step_ms"], report["numpy_times"]
     rows = [[name, f"{steps[name]:.1f}", f"{times[name]:.2f}"] for name in steps]
     return f"""# A training step of WRN-28-2 on NumPy and on torch

@@ -46,8 +46,8 @@ def main() -> None:
                 facts |= machine
         settings = {name: given for name, given in vars(options).items() if name != "models"}
         report["measured"][model] = {"machine": facts, "settings": settings, "ms an example": times}
-        write(NAME, report, _page(report), is_shown=False)
-    print(_page(report), end="")
+        write(NAME, report, page(report), is_shown=False)
+    print(page(report), end="")
 
 
 def _options() -> argparse.Namespace:
@@ -148,7 +148,7 @@ def _known() -> dict[str, Any]:
     return json.loads(path.read_text("utf-8")) if path.exists() else {"measured": {}}
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     entries = [(model, report["measured"][model]) for model in MODELS if model in report["measured"]]
     names = list(dict.fromkeys(name for _, entry in entries for by in entry["ms an example"].values() for name in by))
     rows = [

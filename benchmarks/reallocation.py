@@ -103,7 +103,7 @@ def main() -> None:
     process_memory.prepare()
     rows = [row for case in options.cases for row in _rows(case, options)]
     report = {"machine": machine(), "settings": vars(options), "updates": rows}
-    write("reallocation", report, _page(report))
+    write("reallocation", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -168,7 +168,7 @@ def _rise_of_device(action: Callable[[], object]) -> int:
     return int(torch.cuda.max_memory_allocated() - before)
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     head = ("layout", "backend", "positions D", "weights N", "moved K", "ms", "times one read", "peak MB")
     rows = [
         [

@@ -80,7 +80,7 @@ def main() -> None:
         "machine": machine(),
         "load": round(os.getloadavg()[0], 1),
     }
-    write("sparselab_step", report, _page(report))
+    write("sparselab_step", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -158,7 +158,7 @@ def _step(network: Network, model: nn.Module, optimizer: torch.optim.Optimizer) 
     return step
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     rows = [
         [row["network"], str(row["threads"]), f"{row['ms']['dense']:.1f}"]
         + [f"{row['times_dense'][one]:.2f}" if one in row["times_dense"] else "" for one in STEPS if one != "dense"]

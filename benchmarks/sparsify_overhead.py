@@ -159,7 +159,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = {name: _measure(CASES[name], options) for name in options.only or CASES}
     report = {"machine": machine(), "load": os.getloadavg()[0], "settings": vars(options), "cases": rows}
-    write("sparsify_overhead", report, _page(report))
+    write("sparsify_overhead", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -209,7 +209,7 @@ def _loop(case: Case, sparsity: float | None) -> Callable[[], None]:
     return step
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     settings = report["settings"]
     rows = [
         [

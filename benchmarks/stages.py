@@ -77,9 +77,13 @@ class Record:
             )
         return cls(path, settings, kept["legs"], kept["failed"])
 
+    def report(self, machine: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the contents of the file."""
+        return {"machine": machine, "settings": self.settings, "legs": self.finished, "failed": self.failed}
+
     def keep(self, machine: Mapping[str, Any]) -> None:
         """Write all to the file."""
-        report = {"machine": machine, "settings": self.settings, "legs": self.finished, "failed": self.failed}
+        report = self.report(machine)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
 

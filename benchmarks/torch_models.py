@@ -45,8 +45,8 @@ def main() -> None:
             report = _known()  # again, because another process may measure other networks meanwhile
         report["measured"][f"{name}, {threads} threads, {dtype}"] = entry
         if not options.quick:
-            write(NAME, report, _page(report), is_shown=False)
-    print(_page(report), end="")
+            write(NAME, report, page(report), is_shown=False)
+    print(page(report), end="")
 
 
 def _options() -> argparse.Namespace:
@@ -160,7 +160,7 @@ def _line(entry: dict[str, Any]) -> str:
     return f"{entry['model']}, {entry['threads']} threads, {entry['dtype']}: dense {dense}, sparse {ratios}"
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     entries = sorted(report["measured"].values(), key=_order)
     sparsities = sorted({sparsity for entry in entries for sparsity in entry["times_dense"]}, key=float)
     rows = [_row(entry, sparsities) for entry in entries]

@@ -55,7 +55,7 @@ def main() -> None:
         "masks_ms": _masks(dense, masked, parts),
         "goals": GOALS,
     }
-    write("torch_step", report, _page(report))
+    write("torch_step", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -129,7 +129,7 @@ def _milliseconds(seconds: list[float]) -> float:
     return round(1e3 * statistics.median(seconds), 3)
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     settings, steps, masks = report["settings"], report["step_ms"], report["masks_ms"]
     rows = [[name, f"{steps[name]:.1f}", f"{times:.3f}"] for name, times in report["times_dense"].items()]
     shares = [[name, f"{value:.3f}", f"{100 * value / steps['dense']:.3f}"] for name, value in masks.items()]
