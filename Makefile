@@ -7,7 +7,7 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-processors test-oldest test-newest sanitize fuzz stubs packages clean
+.PHONY: help demo docs test test-slow test-processors test-oldest test-newest sanitize fuzz stubs packages clean
 
 PYTHON ?=
 # Installing takes a minute or more; pip shows its progress only when stderr is a terminal.
@@ -24,6 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo 'make demo       train a small sparse network and write its report'
+	@echo 'make docs       build the documentation site into site/, with links checked and notebooks executed'
 	@echo 'make test       linters, types, import contracts, and tests'
 	@echo 'make test-slow  the tests that take long, which make test leaves out, and more examples of those with hypothesis'
 	@echo 'make test-processors  the tests that depend on arithmetic, as other processors would compute them'
@@ -36,6 +37,11 @@ help:
 
 demo: .venv/installed .venv/cpu-built
 	$(BIN)/sparsecore train
+
+# Warnings are errors: a link that leads nowhere, a page that is not in the navigation, a notebook that fails. While
+# you write: .venv/bin/python -m mkdocs serve
+docs: .venv/installed-for-docs .venv/cpu-built
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python -m ruff check
@@ -164,6 +170,12 @@ packages: .venv/installed
 	@$(BIN)/python -m pip install $(QUIET) --editable '.[test]'
 	@touch $@
 
+# after the tests' tools where both are asked for, because of the pips
+.venv/installed-for-docs: .venv/installed | .venv/cpu-built
+	@echo 'Installing what builds the documentation into .venv ...'
+	@$(BIN)/python -m pip install $(QUIET) --editable '.[docs]'
+	@touch $@
+
 # ensurepip is asked for because some distributions package it apart from Python
 .venv/created:
 	@if [ -n '$(PYTHON)' ]; then set -- '$(PYTHON)'; else set -- python3.13 python3.12 python3.11 python3; fi; \
@@ -180,5 +192,5 @@ packages: .venv/installed
 	exit 1
 
 clean:
-	rm -rf .venv build dist $(CPU)/build $(CPU)/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site $(CPU)/build $(CPU)/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
