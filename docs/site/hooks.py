@@ -1,27 +1,24 @@
 """The hooks of mkdocs: they add the generated pages, rewrite links, and check what was built."""
 
-import posixpath
 import re
 from pathlib import Path
 from typing import Any
-
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.exceptions import PluginError
-from mkdocs.plugins import get_plugin_logger
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 
 # the other modules of this folder are found only while this one is imported
 import site_benchmarks
 import site_catalogue
 import site_check
-import site_citations
 import site_commands
 import site_figures
 import site_links
 import site_notebooks
 import site_reference
 import site_results
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.plugins import get_plugin_logger
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from site_repository import read
 
 _log = get_plugin_logger("sparsecore")
@@ -64,7 +61,6 @@ def _generated() -> dict[str, str | bytes]:
             pages[place] = content
             _origins[place] = f"docs/{place}"  # its links are those of the site already
     pages["commands.md"] = site_commands.page()
-    pages["citations.md"] = site_citations.page()
     return pages
 
 
@@ -99,11 +95,11 @@ def _folder(folder: str, files: Files) -> list[Any]:
         raise PluginError(f"the navigation of mkdocs.yml names {folder}, in which there are no pages")
     own = [place for place in inside if "/" not in place.removeprefix(folder)]
     own.sort(key=lambda place: (not place.endswith("/index.md"), place))
-    below = sorted({f"{folder}{place.removeprefix(folder).partition('/')[0]}/" for place in inside} - {f"{one}/" for one in own})
-    return [*own, *({one.rstrip("/").rpartition("/")[2]: _folder(one, files)} for one in below)]
+    below = sorted({place.removeprefix(folder).partition("/")[0] for place in inside if place not in own})
+    return [*own, *({name: _folder(f"{folder}{name}/", files)} for name in below)]
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Rewrite links for the site, tables from results, and figures for both palettes."""
     place = page.file.src_uri
     origin = _origins[place]
@@ -113,11 +109,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Check the built site.
-
-    Raises:
-        PluginError: a link leads nowhere, or a page loads something from a network.
-    """
-    found = list(site_check.problems(Path(config.site_dir)))
-    for sentence in found:
+    """Warn of each link that leads nowhere and of what a page would load from a network; `--strict` fails then."""
+    for sentence in site_check.problems(Path(config.site_dir)):
         _log.warning(sentence)

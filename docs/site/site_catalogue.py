@@ -50,9 +50,9 @@ def _file(kind: str) -> str:
 def _index(found: Sequence[Listing]) -> str:
     parts = [
         "# Plugin catalogue",
-        "Every plugin that is installed with sparsecore, as `sparsecore plugins` lists them. Plugins of other projects",
+        "Every plugin that is installed with sparsecore, as `sparsecore plugins` lists them. Plugins of\n"
+        "other projects are found by the same entry points; their projects document them.",
     ]
-    parts[-1] += "\nare found by the same entry points; their projects document them."
     for kind, title in TITLES.items():
         rows = [
             f"| [`{one.name}`]({_file(kind)}#{one.name}) | {plain(one.summary)} |" for one in found if one.kind == kind
@@ -69,12 +69,13 @@ def _page(kind: str, found: Sequence[Listing]) -> str:
 
 
 _INTRODUCTIONS: Mapping[str, str] = {
-    "strategy": "Each is chosen by its name, `--strategy NAME` or `sparsify(..., strategy=\"NAME\")`; options are set by\n"
-    "`--set strategy.NAME=VALUE`, or by an instance of the class. [Strategies](../strategies.md) compares them.",
-    "backend": "Each is chosen by `--backend NAME`; options are set by `--set backend.NAME=VALUE`.",
-    "model": "Each is chosen by `--model NAME`; options are set by `--set model.NAME=VALUE`. Other sizes of a model are\n"
-    "named like it, such as `wrn-40-4`.",
-    "dataset": "Each is chosen by `--data NAME`; options are set by `--set data.NAME=VALUE`.",
+    "strategy": "Each is chosen by its name, `--strategy NAME` or `sparsify(..., strategy='NAME')`; options are\n"
+    "set by `--set strategy.OPTION=VALUE`, or by an instance of the class. [Strategies](../strategies.md) describes\n"
+    "them.",
+    "backend": "Each is chosen by `--backend NAME`; options are set by `--set backend.OPTION=VALUE`.",
+    "model": "Each is chosen by `--model NAME`; options are set by `--set model.OPTION=VALUE`. Other sizes of a model\n"
+    "are named like it, such as `wrn-40-4`.",
+    "dataset": "Each is chosen by `--data NAME`; options are set by `--set data.OPTION=VALUE`.",
     "observer": "Each is chosen by `--log NAME`; options are set by `--set log.NAME.OPTION=VALUE`.",
 }
 
@@ -124,10 +125,11 @@ def options_of(plugin: Any) -> Iterator[Option]:
     """
     if not (isinstance(plugin, type) and attrs.has(plugin)):
         return
-    described = {}
-    for section in Docstring(plugin.__doc__ or "").parse("google"):
-        if section.kind is DocstringSectionKind.attributes:
-            described = {one.name: one.description for one in section.value}
+    described: dict[str, str] = {}
+    for base in reversed(plugin.__mro__):
+        for section in Docstring(base.__doc__ or "").parse("google"):
+            if section.kind is DocstringSectionKind.attributes:
+                described |= {one.name: one.description for one in section.value}
     for field in attrs.fields(plugin):
         if field.init:
             description = " ".join(described.get(field.name.lstrip("_"), described.get(field.name, "")).split())

@@ -1,5 +1,6 @@
 """An extension of griffe: cross-references of docstrings become links, and attrs classes have signatures."""
 
+import ast
 import re
 from typing import Any
 
@@ -55,9 +56,7 @@ def _target(name: str, scope: Object) -> str | None:
             if candidate in known:
                 return known[candidate]
         holder = holder.parent
-    if name in known:
-        return known[name]
-    return next((path for path in known.values() if path == name), None)
+    return known.get(name, name if name in known.values() else None)
 
 
 def _resolved(name: str, holder: Object) -> str:
@@ -76,7 +75,7 @@ def _add_constructor(found: Class) -> None:
         return
     parameters = [Parameter("self", kind=ParameterKind.positional_or_keyword)]
     for name, member in found.members.items():
-        if member.is_alias or not member.is_attribute or "class-attribute" not in member.labels | {"class-attribute"}:
+        if member.is_alias or not member.is_attribute:
             continue
         annotation = str(member.annotation or "")
         if not annotation or annotation.startswith("ClassVar") or "property" in member.labels:
@@ -101,8 +100,6 @@ def _default(value: str | None) -> tuple[bool, str | None]:
         return True, None
     if not re.match(r"(attrs\.field|per_weight|per_position|field)\(", value):
         return True, value
-    import ast
-
     call = ast.parse(value, mode="eval").body
     if not isinstance(call, ast.Call):
         return True, value

@@ -4,6 +4,7 @@ A page is made for each public module; a large one is divided by the modules in 
 hold directives of mkdocstrings, which renders signatures and docstrings.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -111,9 +112,14 @@ def module(path: str) -> Module:
     entries = []
     for name, member in found.members.items():
         is_public = name in exported if exported is not None else not (name.startswith("_") or member.is_alias)
-        if not is_public or member.is_module or name.startswith("__"):
+        if not is_public or name.startswith("__"):
             continue
-        entry = _entry(f"{path}.{name}", member.final_target if member.is_alias else member)
+        if not member.is_module:
+            entry = _entry(f"{path}.{name}", member.final_target if member.is_alias else member)
+        elif name in member.members:  # a function in a module of its name, which hides it here
+            entry = _entry(f"{path}.{name}.{name}", member.members[name])
+        else:
+            continue
         if entry.summary or exported is not None:
             entries.append(entry)
     return Module(path, found.docstring.value if found.docstring else "", tuple(entries))
@@ -197,7 +203,7 @@ def _summary_of(path: str) -> str:
 
 
 def _directive(entry: Entry) -> str:
-    return f"## `{entry.name}` {{ .hidden-heading }}\n\n::: {entry.path}\n" if False else f"::: {entry.path}\n"
+    return f"::: {entry.path}\n"
 
 
 def _table(entries: Sequence[Entry]) -> str:
@@ -211,8 +217,6 @@ def plain(text: str) -> str:
     Args:
         text: with roles such as ``:class:`Clock```, double backticks and bars.
     """
-    import re
-
     text = re.sub(r":\w+:`~?([^`]+)`", lambda role: f"`{role[1].rpartition('.')[2]}`", text)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
     return text.replace("|", "\\|")
@@ -223,8 +227,8 @@ def _index() -> str:
         "# Python API",
         "",
         "The public modules, generated from their docstrings. Anything else may change without notice. What the",
-        "[plugins](../plugins/index.md) take as options is in their catalogue, the [commands](../commands.md) have a page",
-        "of their own.",
+        "[plugins](../plugins/index.md) take as options is in their catalogue; the [commands](../commands.md) have a",
+        "page of their own.",
     ]
     for part, modules in PUBLIC.items():
         lines += ["", f"## {part}", ""]
