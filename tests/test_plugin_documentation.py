@@ -58,7 +58,7 @@ def test_every_hook_has_its_section_in_the_order_in_which_a_run_calls_them() -> 
     state = engine.start(0.8, clock=Clock(step=99))
     values = engine.start_values(state, np.ones(state.topology.size))
     engine.young_weights()
-    engine.forward_view(state)
+    engine.visible_weights(state)
     engine.plan(state)
     engine.perturbed_gradient(state, values, values)
     engine.advance(state, values)

@@ -78,6 +78,7 @@ def test_sums_that_no_training_has_are_refused():
         "dense_gradient_steps": 1,
         "dense_gradient_weights": [3, 4],
         "candidates": [0, 0],
+        "silent": [0, 0],
     }
     assert StepSums.load(None, 2, 5) is None
     for damaged in ([], {}, {**sums, "more": 1}, {**sums, "weights": [3]}, {**sums, "weights": [3, -4]}):

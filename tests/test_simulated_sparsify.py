@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import attrs
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -13,9 +14,11 @@ from simulated_cuda import DEVICE, CudaTensor, on_device, simulated_cuda, waits
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsecore import Every
+from sparsecore import Every, hookimpl
 from sparsecore.engine.units import Blocks
+from sparsecore.errors import DivergedError
 from sparsecore.plugins.discovery import installed
+from sparsecore.strategy import Array, Clock
 from sparsecore_strategies.acdc import AlternatingCompression
 from sparsecore_strategies.chts import CannistraciHebb
 from sparsecore_strategies.deepr import DeepRewiring
@@ -62,7 +65,7 @@ STRATEGIES: dict[str, Any] = {
     "granet": GradualRegeneration(schedule=_EVERY),
     "chts": CannistraciHebb(schedule=_EVERY),
     "acdc": AlternatingCompression(begin=0.0, phase=0.03),
-    "topkast": TopKast(schedule=_EVERY, penalty=0.0),  # the penalty changes the values in every step
+    "topkast": TopKast(schedule=_EVERY),
     "smet": MemoryEfficient(schedule=_EVERY),
     "mest": MemoryEconomic(schedule=_EVERY, mutation=0.2),
     "mest with a soft bound": MemoryEconomic(schedule=_EVERY, mutation=0.2, soft_bound=True),
@@ -195,6 +198,28 @@ def test_a_saved_training_resumes_as_if_never_interrupted(name: str, storage: st
     most = MOST_OF.get(name, MOST)
     check_counts([one for one in quiet if one is not first], [one for one in updates if one is not first], most)
     assert len(first) <= (1 if quiet else most + 1), first
+
+
+@attrs.frozen(eq=False)
+class Breaks:
+    """Returns values that are not finite after the first step, and is asked for an update after the third."""
+
+    @hookimpl
+    def update_due(self, clock: Clock) -> bool:
+        return clock.step == 3
+
+    @hookimpl
+    def perturb(self, values: Array, clock: Clock) -> Array:
+        return values * float("nan") if clock.step == 0 else values
+
+
+@pytest.mark.usefixtures("device")
+def test_values_that_a_strategy_breaks_between_updates_are_found_at_the_next_one_which_names_it() -> None:
+    model, optimizer, training = begun(Breaks(), "masked")
+    quiet, _ = trained(model, optimizer, training, steps=2)
+    check_counts(quiet, [])
+    with pytest.raises(DivergedError, match=r"not finite.*'perturb' of 'Breaks'"):
+        trained(model, optimizer, training, steps=1, first=2)
 
 
 @pytest.mark.usefixtures("device")

@@ -12,7 +12,7 @@ from sparsecore.engine.gradients import entries_at
 from sparsecore.engine.growth import random_free_positions
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.topology import Layout
+from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import Blocks
 from sparsecore.errors import InputError, InvariantError
 from sparsecore.learning.flops import ForwardPass, StepSums, flops
@@ -208,11 +208,28 @@ def test_the_host_takes_no_memory_for_all_positions_of_a_wide_tensor():
     assert peak_memory(lambda: tensors["wide"].widened(candidates)) < 200_000
 
 
+def test_silent_weights_count_in_the_gradients_of_weights_alone():
+    sums = StepSums.none(1).after(np.array([10]), dense_gradient=False, silent=np.array([6]))
+    sums = sums.after(np.array([10]), dense_gradient=True, silent=np.array([6]))
+    topology = Topology.of(Layout.of({"weight": (10, 10)}), np.arange(10, dtype=np.int32), ARRAYS)
+    counted = flops(ForwardPass({"weight": 100}, {"weight": 100}), topology, sums, 2, np.array([6]))
+    # forward and input's gradient by 4 weights, the weights' gradient of all 10, and then of all positions
+    assert counted.training == (4 + 4 + 10) + (4 + 4 + 100)
+    assert counted.inference == 4
+    assert (counted.tensors[0].active, counted.tensors[0].used) == (10, 4)
+    saved = sums.dump()
+    assert StepSums.load(saved, 1, 2, has_silent=True).silent.tolist() == [12]
+    del saved["silent"]  # as in files of before they were counted: right where no weight is silent, else unknown
+    assert StepSums.load(saved, 1, 2).silent.tolist() == [0]
+    assert StepSums.load(saved, 1, 2, has_silent=True) is None
+
+
 def test_operations_at_candidates_count_as_gradients_of_weights():
     sums = StepSums.none(1).after(np.array([10]), dense_gradient=False)
     sums = sums.after(np.array([10]), dense_gradient=False, candidates=np.array([5]))
     sums = sums.after(np.array([10]), dense_gradient=True, candidates=np.array([5]))
-    counted = flops(ForwardPass({"weight": 100}, {"weight": 100}), {"weight": 10}, sums, 3)
+    topology = Topology.of(Layout.of({"weight": (10, 10)}), np.arange(10, dtype=np.int32), ARRAYS)
+    counted = flops(ForwardPass({"weight": 100}, {"weight": 100}), topology, sums, 3)
     # forward, input's gradient and weights' gradient: 10 + 10 + 10, then 5 more, then 100 in place of the last 10
     assert counted.training == 30 + 35 + 120
     saved = sums.dump()

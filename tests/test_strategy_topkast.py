@@ -1,6 +1,7 @@
 """Top-KAST computes with the largest weights and trains a larger set, as the paper defines both."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sparsecore.engine.forward_view import VisibleWeights
 from sparsecore.engine.schedules import Clock, Every
 from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError
@@ -62,7 +64,7 @@ def flags_of(algorithm, state):
     """Which positions are active, and which of them are visible."""
     active, seen = np.zeros((2, LAYOUT.size), bool)
     active[state.topology.host_positions] = True
-    seen[state.topology.host_positions[algorithm.forward_view(state)]] = True
+    seen[state.topology.host_positions[algorithm.visible_weights(state).mask]] = True
     return active, seen
 
 
@@ -74,7 +76,7 @@ def test_a_given_topology_keeps_its_size_and_a_tensor_with_few_weights_sees_all(
     state = algorithm.start_at(before, sparsity=0.5, values=lambda name: np.zeros(LAYOUT.sizes[LAYOUT.index(name)]))
     after, _ = algorithm.update(state, values)
     assert after.topology.counts.tolist() == before.counts.tolist()
-    visible = algorithm.forward_view(after)
+    visible = algorithm.visible_weights(after).mask
     for name, size, count in zip(LAYOUT.names, LAYOUT.sizes, before.counts, strict=True):
         assert np.count_nonzero(visible[after.topology.slots(name)]) == min(max(1, size // 2), count)
 
@@ -151,6 +153,20 @@ def test_a_sparsified_network_trains_as_the_definition_says(storage):
     losses, model, training = trained(storage, 12)
     np.testing.assert_allclose(losses, losses_by_definition(network(), 12), rtol=1e-12)
     assert torch.count_nonzero(training.values()) == training.topology.size == 76
+    # of 192 positions the network computes with 38 and trains 76; the other tensor is dense
+    counted, others = training.flops(torch.zeros(1, 12, dtype=torch.float64)), 2 * 16 * 4
+    assert counted.inference == 2 * 38 + others
+    assert counted.training == 12 * (2 * (38 + 38 + 76) + 3 * others)
+    metrics, summary = training.metrics(), str(training.summary())
+    assert (metrics["sparsity"], metrics["silent"]) == (training.sparsity, 38.0) == (1 - 76 / 192, 38.0)
+    assert metrics["used_sparsity"] == 1 - 38 / 192
+    for words in (
+        "sparsity 0.6042",
+        "0 of 76 active weights are exactly zero",
+        "38 of 76 active weights are silent",
+        "0.8021",
+    ):
+        assert words in summary
     training.squash()
     assert torch.count_nonzero(model[0].weight) == 38
 
@@ -205,13 +221,16 @@ def test_a_run_evaluates_with_the_visible_weights_and_its_checkpoint_has_the_oth
         pytest.importorskip("sparsecore_cpu")
     options = ["--strategy", "topkast", "--model", "lenet-8-6", "--sparsity", "0.9", "--epochs", "2"]
     options += ["--backend", backend, "--set", "data.limit=200", "--set", "strategy.schedule.steps=1"]
-    train(*options, "--out", str(tmp_path / "run"))
+    result = train(*options, "--out", str(tmp_path / "run"))
     arrays = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors").arrays
     values, silent = arrays["learner/values"], arrays["learner/silent"]
     assert not np.any((values != 0) & (silent != 0))
     forward = sum(max(1, size // 10) for size in (8 * 64, 6 * 8, 10 * 6))
     assert np.count_nonzero(values) == forward
     assert len(values) == 2 * forward
+    assert result["flops"]["inference"] == 2 * forward
+    # forward, the gradients of inputs, and those of all that is trained
+    assert result["flops"]["training"] == result["steps"] * 100 * 2 * (forward + forward + 2 * forward)
     if backend == "numpy":
         source = ["--set", f"start.run={tmp_path / 'run'}", "--set", "start.values=trained"]
         begun = sparsecore("train", "--strategy", "static", *options[2:-2], *source, "--out", str(tmp_path / "next"))
@@ -237,10 +256,11 @@ class Offering:
 
 
 def test_strategies_get_all_that_the_learner_behind_the_view_offers_and_the_network_hides_silent_weights():
-    view = ViewedLearner(Offering(), NumpyArrays(), lambda: np.array([True, False]))
+    visible = VisibleWeights(np.array([True, False]), np.array([1]))
+    view = ViewedLearner(Offering(), NumpyArrays(), lambda: visible)
     assert view.momentum("w") == "momentum of w"
     assert view.measure_inputs() == "norms"
     assert view.backward_at("batch", "candidates") == ("batch", "candidates", [1.0, 0.0])
     assert view.values.tolist() == [1.0, 2.0]
-    plain = ViewedLearner(object(), NumpyArrays(), lambda: np.array([True, False]))
+    plain = ViewedLearner(SimpleNamespace(set_values=None), NumpyArrays(), lambda: visible)
     assert (plain.momentum, plain.measure_inputs, plain.backward_at) == (None, None, None)

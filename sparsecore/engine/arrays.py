@@ -348,6 +348,15 @@ def counting_of(arrays: Arrays) -> Counting:
     return DefaultCounting(arrays) if own is None else own
 
 
+def waits_for_device(arrays: Arrays) -> bool:
+    """Return whether the host waits for a device when it reads what the backend has computed.
+
+    Args:
+        arrays: a backend's operations; those on a device have an attribute ``counting``.
+    """
+    return getattr(arrays, "counting", None) is not None
+
+
 Gradient: TypeAlias = Callable[[str], Array]
 """A function from a tensor's name to its dense gradient: D_i entries, active or not, row-major, read-only."""
 

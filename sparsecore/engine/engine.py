@@ -8,8 +8,9 @@ import attrs
 from sparsecore.engine import validation
 from sparsecore.engine.arrays import Array, Arrays, DenseValues, Gradient, InputNorms, WeightMomentum
 from sparsecore.engine.distributions import check_sparsity
+from sparsecore.engine.forward_view import VisibleWeights
 from sparsecore.engine.gradients import GradientRequests, StepGradients, check_units_have_one_input
-from sparsecore.engine.perturbation import perturbed_gradient, perturbed_values
+from sparsecore.engine.perturbation import check_finite_before_update, perturbed_gradient, perturbed_values
 from sparsecore.engine.planning import Planner
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, RegrowPruned
@@ -200,21 +201,19 @@ class Engine:
             return self.given_young_weights
         return validation.check_young_weights(self._stack.first_result("young_weights", layout=self.unit_map.layout))
 
-    def forward_view(self, state: State) -> Array:
+    def visible_weights(self, state: State) -> VisibleWeights:
         """Return which weights the network computes with.
 
         Args:
             state: the state before a step.
 
-        Returns:
-            One bool a weight.
-
         Raises:
-            InvariantError: a strategy returned something else, or makes all weights of a tensor silent.
+            InvariantError: a strategy returned other than one bool a weight, or makes all weights of a tensor silent.
         """
         units = self.unit_map.units(state.topology)
         result = self._stack.first_result("forward_view", topology=units, strategy_state=state.strategy_states)
-        return self.unit_map.spread(validation.check_forward_view(result, units), state.topology)
+        mask, counts = validation.check_forward_view(result, units)
+        return VisibleWeights(self.unit_map.spread(mask, state.topology), self.unit_map.weight_counts(counts))
 
     @property
     def has_silent_weights(self) -> bool:
@@ -317,7 +316,7 @@ class Engine:
         if plan.state is not state:
             raise InputError("the plan is of another state than the one that is to advance")
         validation.check_given_values(values, state.topology)
-        perturbed = self.perturbed(state, values, learning_rate)
+        perturbed = self.perturbed(state, values, learning_rate, update_follows=plan.update_due)
         slots = frozen_slots(state.topology, frozen_tensors(self.layout, frozen))
         if slots is not None and perturbed is not values:
             perturbed = self.arrays.put(perturbed, slots, self.arrays.take(values, slots))
@@ -328,7 +327,7 @@ class Engine:
         if not plan.update_due:
             return Advance(now, perturbed, None)
         if perturbed is values:  # values that were perturbed have been checked
-            validation.check_finite_values(values, state.topology)
+            check_finite_before_update(self._stack, values, state.topology)
         updated, reallocation = self._updated(now, perturbed, gradients, frozen)
         return Advance(updated, reallocation.values, reallocation)
 
@@ -382,13 +381,16 @@ class Engine:
         reallocation = self.unit_map.expand(moved, state.topology, values)
         return attrs.evolve(after, topology=reallocation.after), reallocation
 
-    def perturbed(self, state: State, values: Array, learning_rate: float | None) -> Array:
+    def perturbed(
+        self, state: State, values: Array, learning_rate: float | None, *, update_follows: bool = True
+    ) -> Array:
         """Return the values after a step as the strategies change them, as DeepR's noise does.
 
         Args:
             state: the state before the step.
             values: the N values after it.
             learning_rate: of the step; None where the optimizer chooses its own.
+            update_follows: as of :func:`sparsecore.engine.perturbation.perturbed_values`.
 
         Returns:
             N values; the given array itself where no strategy changes them.
@@ -396,7 +398,7 @@ class Engine:
         Raises:
             InputError: a strategy needs the learning rate, and there is none.
         """
-        return perturbed_values(self._stack, state, values, learning_rate, self.random)
+        return perturbed_values(self._stack, state, values, learning_rate, self.random, update_follows=update_follows)
 
     def perturbed_gradient(self, state: State, values: Array, weight_gradient: Array) -> Array:
         """Return the gradient of the active weights as the strategies change it before the optimizer's step.

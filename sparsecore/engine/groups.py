@@ -8,6 +8,7 @@ import attrs
 
 from sparsecore.engine.arrays import Array, Gradient, InputNorms, WeightMomentum
 from sparsecore.engine.engine import Engine
+from sparsecore.engine.forward_view import VisibleWeights
 from sparsecore.engine.partition import Partition, unchanged
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.schedules import Clock
@@ -195,20 +196,18 @@ class EngineGroups:
         """Whether a strategy decides which weights the network computes with."""
         return any(engine.has_silent_weights for engine in self.engines)
 
-    def forward_view(self, state: GroupStates) -> Array:
+    def visible_weights(self, state: GroupStates) -> VisibleWeights:
         """Return which weights the network computes with.
 
         Args:
             state: the state before a step.
 
-        Returns:
-            One bool a weight.
-
         Raises:
-            InvariantError: a strategy returned something else, or makes all weights of a tensor silent.
+            InvariantError: a strategy returned other than one bool a weight, or makes all weights of a tensor silent.
         """
-        views = [engine.forward_view(own) for engine, own in zip(self.engines, state.states, strict=True)]
-        return self.partition.join_vectors(views, [one.topology for one in state.states])
+        parts = [engine.visible_weights(own) for engine, own in zip(self.engines, state.states, strict=True)]
+        mask = self.partition.join_vectors([one.mask for one in parts], [one.topology for one in state.states])
+        return VisibleWeights(mask, self.partition.join_counts([one.counts for one in parts]))
 
     def check_learning_rates(self, state: GroupStates, values: Array, rates: LearningRates) -> None:
         """Check that no strategy needs a learning rate that there is not.

@@ -1,10 +1,11 @@
 """What strategies change around an optimizer's step: the gradient before it, and the values after it."""
 
 from sparsecore.engine import validation
-from sparsecore.engine.arrays import Array
+from sparsecore.engine.arrays import Array, waits_for_device
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.stack import StrategyStack
 from sparsecore.engine.state import State
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 
 
@@ -49,7 +50,13 @@ def perturbed_gradient(
 
 
 def perturbed_values(
-    stack: StrategyStack, state: State, values: Array, learning_rate: float | None, random: Randomness
+    stack: StrategyStack,
+    state: State,
+    values: Array,
+    learning_rate: float | None,
+    random: Randomness,
+    *,
+    update_follows: bool,
 ) -> Array:
     """Return the values after a step as the strategies change them, as DeepR's noise does.
 
@@ -59,6 +66,8 @@ def perturbed_values(
         values: the N values after it.
         learning_rate: of the step; None where the optimizer chooses its own.
         random: the run's random numbers.
+        update_follows: whether an update is made by these values. After other steps it is not looked up whether they
+            are finite if the host would wait for a device; a value that is not stays so until the next update.
 
     Returns:
         (N,); the given array itself where no strategy changes them.
@@ -89,5 +98,24 @@ def perturbed_values(
         raise
     if result.value is readonly:
         return values
-    validation.check_finite_values(values, state.topology)
+    if waits_for_device(state.topology.arrays) and not update_follows:
+        return validation.check_vector(result, "perturb", state.topology, values)
+    check_finite_before_update(stack, values, state.topology)
     return validation.check_values(result, "perturb", state.topology, values)
+
+
+def check_finite_before_update(stack: StrategyStack, values: Array, topology: Topology) -> None:
+    """Check that the values that an update is made by are finite.
+
+    Args:
+        stack: the strategies, whose perturbations since the last update may not have been looked at.
+        values: (N,).
+        topology: the positions that they belong to.
+
+    Raises:
+        DivergedError: a value is not finite; the message names its tensor, and who else may have returned it.
+    """
+    perturbing = stack.implementers("perturb") if waits_for_device(topology.arrays) else ()
+    named = " or ".join(map(repr, perturbing))
+    cause = f", or 'perturb' of {named} has returned it since the last update" if named else ""
+    validation.check_finite_values(values, topology, cause)

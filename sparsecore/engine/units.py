@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays, Gradient, constant
+from sparsecore.engine.arrays import Array, Arrays, Counts, Gradient, constant
 from sparsecore.engine.block_grid import BlockGrid, Sides
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Layout, Topology
@@ -145,6 +145,14 @@ class UnitMap:
             units: units in :attr:`layout`.
         """
         return units
+
+    def weight_counts(self, counts: Counts) -> Counts:
+        """Return how many weights so many units have.
+
+        Args:
+            counts: the number of units of each tensor.
+        """
+        return counts
 
     def values(self, values: Array, topology: Topology) -> Array:  # noqa: ARG002
         """Return one value a unit, by whose magnitude strategies compare units.
@@ -280,8 +288,12 @@ class BlockUnitMap(UnitMap):
             for grid, own, offset in zip(self.grids, _within_tensors(units), self.dense.offsets, strict=False)
             for weights in grid.weights(arrays.cast(own, dtype))
         ]
-        counts = constant(units.counts * self._sizes)
+        counts = self.weight_counts(units.counts)
         return Topology.of(self.dense, arrays.sort(arrays.concatenate(members)), arrays, counts)
+
+    def weight_counts(self, counts: Counts) -> Counts:
+        """Return how many weights so many units have."""
+        return constant(counts * self._sizes)
 
     def values(self, values: Array, topology: Topology) -> Array:
         """Return the mean |w| of each unit."""
@@ -323,8 +335,8 @@ class BlockUnitMap(UnitMap):
             survives=arrays.readonly(arrays.take(reallocation.survives, self._slots(topology, reallocation.before))),
             sources=arrays.readonly(arrays.where(has_grown, topology.size, stayed)),
             values=values,
-            pruned=constant(reallocation.pruned * self._sizes),
-            grown=constant(reallocation.grown * self._sizes),
+            pruned=self.weight_counts(reallocation.pruned),
+            grown=self.weight_counts(reallocation.grown),
         )
         started = arrays.take(reallocation.values, unit)
         if reallocation.after.size == reallocation.before.size and after.size != topology.size:

@@ -65,8 +65,13 @@ def check_given_values(values: Array, topology: Topology) -> None:
         raise InputError(f"there is one value a weight, {topology.size}; given {describe(values)}")
 
 
-def check_finite_values(values: Array, topology: Topology) -> None:
+def check_finite_values(values: Array, topology: Topology, or_else: str = "") -> None:
     """Check that training has kept all values finite.
+
+    Args:
+        values: (N,).
+        topology: the positions that they belong to.
+        or_else: another cause, as the end of the sentence.
 
     Raises:
         DivergedError: a value is not finite; the message names its tensor.
@@ -74,7 +79,7 @@ def check_finite_values(values: Array, topology: Topology) -> None:
     if not topology.arrays.all_finite(values):
         raise DivergedError(
             f"training has diverged: {not_finite(values, topology)} holds a weight that is not finite; "
-            "a lower learning rate may help"
+            f"a lower learning rate may help{or_else}"
         )
 
 
@@ -142,18 +147,18 @@ def check_survivors(result: HookResult, hook: str, topology: Topology) -> Array:
     return mask
 
 
-def check_forward_view(result: HookResult, topology: Topology) -> Array:
-    """Return which weights take part, if it is one bool a weight, and each tensor has one that does.
+def check_forward_view(result: HookResult, topology: Topology) -> tuple[Array, Counts]:
+    """Return which weights take part, and how many of each tensor, if each tensor has one that does.
 
     Raises:
         InvariantError: otherwise; the message names plugin and hook.
     """
     visible = check_survivors(result, "forward_view", topology)
-    arrays, layout = topology.arrays, topology.layout
-    for name, count in zip(layout.names, counting_of(arrays).count_each(visible, topology.bounds), strict=True):
+    counts = counting_of(topology.arrays).count_each(visible, topology.bounds)
+    for name, count in zip(topology.layout.names, counts, strict=True):
         if not count:
             _broken(result, "forward_view", f"lets no weight of {name!r} take part; expected at least one a tensor")
-    return visible
+    return visible, constant(counts)
 
 
 def check_counts(result: HookResult, total: int, room: Counts, layout: Layout) -> Counts:
@@ -213,11 +218,21 @@ def check_values(result: HookResult, hook: str, topology: Topology, like: Array)
     Raises:
         InvariantError: otherwise; the message names plugin and hook.
     """
+    values = check_vector(result, hook, topology, like)
+    if not topology.arrays.all_finite(values):
+        _broken(result, hook, f"returned a value that is not finite, in {not_finite(values, topology)}")
+    return values
+
+
+def check_vector(result: HookResult, hook: str, topology: Topology, like: Array) -> Array:
+    """Return the values, if there is one a weight, finite or not, in the dtype of ``like``; waits for no device.
+
+    Raises:
+        InvariantError: otherwise; the message names plugin and hook.
+    """
     values: Array = result.value
     if getattr(values, "shape", None) != (topology.size,) or values.dtype != like.dtype:
         _broken(result, hook, f"returned {describe(values)}; expected {topology.size} values of {dtype_name(like)}")
-    if not topology.arrays.all_finite(values):
-        _broken(result, hook, f"returned a value that is not finite, in {not_finite(values, topology)}")
     return values
 
 

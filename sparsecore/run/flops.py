@@ -24,9 +24,9 @@ def flops_of(setup: Setup, state: State, sums: StepSums | None) -> RunFlops | No
         forward = _forward_pass(setup)
     except Exception:  # anybody's code, which may read what shapes do not tell; the run itself has succeeded
         return None
-    topology = state.topology
-    counts = {name: int(count) for name, count in zip(topology.layout.names, topology.counts, strict=True)}
-    found = flops(forward, counts, sums, state.clock.step - setup.start.clock.step)
+    engine = setup.engine
+    silent = state.topology.counts - engine.visible_weights(state).counts if engine.has_silent_weights else None
+    found = flops(forward, state.topology, sums, state.clock.step - setup.start.clock.step, silent)
     images = setup.experiment.training.batch_size
     training = None if found.training is None else images * found.training
     return RunFlops(found.inference, found.inference_dense, training, images * found.training_dense)

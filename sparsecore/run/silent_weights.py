@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sparsecore.data.images import Batch, Split
 from sparsecore.engine.arrays import Array, Arrays, Gradient, InputNorms, WeightMomentum
-from sparsecore.engine.forward_view import ForwardView
+from sparsecore.engine.forward_view import SilentValues, VisibleWeights
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
@@ -27,19 +27,26 @@ class ViewedLearner:
     Args:
         learner: has all values.
         arrays: the operations of its backend.
-        visible: returns which weights the network computes with now, one bool a weight; called again after each
-            change of the topology or of the whole state.
+        visible: returns which weights the network computes with now; called again after each change of the topology
+            or of the whole state.
     """
 
-    def __init__(self, learner: Learner, arrays: Arrays, visible: Callable[[], Array]) -> None:
+    def __init__(self, learner: Learner, arrays: Arrays, visible: Callable[[], VisibleWeights]) -> None:
         self._learner, self._arrays, self._find_visible = learner, arrays, visible
-        self._visible: Array | None = None
-        self._hidden: ForwardView | None = None
+        self._visible: VisibleWeights | None = None
+        self._silent = SilentValues(lambda: learner.values, learner.set_values, arrays)
+
+    @property
+    def visible(self) -> VisibleWeights:
+        """The weights that the network computes with now."""
+        if self._visible is None:
+            self._visible = self._find_visible()
+        return self._visible
 
     @property
     def values(self) -> Array:
         """The values of all weights, (N,), read-only and valid until the next call that changes them."""
-        self._show()
+        self._silent.show()
         return self._learner.values
 
     def train(self, batch: Batch, learning_rate: float) -> None:
@@ -54,7 +61,7 @@ class ViewedLearner:
 
     def optimizer_step(self, learning_rate: float) -> None:
         """Take an optimizer step of all weights."""
-        self._show()
+        self._silent.show()
         self._learner.optimizer_step(learning_rate)
 
     @property
@@ -112,12 +119,13 @@ class ViewedLearner:
     def set_values(self, values: Array) -> None:
         """Replace the values of all weights, (N,)."""
         self._learner.set_values(values)
-        self._hidden = None
+        self._silent.forget()
 
     def reallocate(self, reallocation: Reallocation) -> None:
         """Replace the topology and the values of all weights."""
         self._learner.reallocate(reallocation)
-        self._visible = self._hidden = None
+        self._silent.forget()
+        self._visible = None
 
     def other_parameters(self) -> dict[str, NDArray[Any]]:
         """Copies of the parameters that are not sparse, by name."""
@@ -129,8 +137,8 @@ class ViewedLearner:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The state of the learner with zeros for silent weights, whose values, (N,), are named ``silent``."""
-        hidden = self._hide()
-        return {**self._learner.state(), _SILENT: self._arrays.to_numpy(hidden.silent).copy()}
+        silent = self._hide()
+        return {**self._learner.state(), _SILENT: self._arrays.to_numpy(silent).copy()}
 
     def load_state(self, topology: Topology, state: Mapping[str, NDArray[Any]]) -> None:
         """Resume from the buffers that :meth:`state` returned.
@@ -147,16 +155,5 @@ class ViewedLearner:
         self.set_values(self._learner.values + self._arrays.from_numpy(state[_SILENT]))
         self._visible = None
 
-    def _hide(self) -> ForwardView:
-        if self._hidden is None:
-            if self._visible is None:
-                self._visible = self._find_visible()
-            values = self._learner.values
-            self._hidden = ForwardView.of(self._visible, values, self._arrays)
-            self._learner.set_values(self._hidden.seen(values))
-        return self._hidden
-
-    def _show(self) -> None:
-        if self._hidden is not None:
-            self._learner.set_values(self._hidden.whole(self._learner.values))
-            self._hidden = None
+    def _hide(self) -> Array:
+        return self._silent.hide(self.visible)

@@ -116,6 +116,7 @@ class Run:
             else checkpoint.facts.get(INITIAL_VALUES)
         )
         self._learner: Learner = setup.learner()
+        self._viewed: ViewedLearner | None = None
         changing = setup.engine.gradient_perturbers
         if changing and not hasattr(self._learner, "set_weight_gradient"):
             raise InputError(
@@ -124,7 +125,8 @@ class Run:
             )
         if setup.engine.has_silent_weights:
             arrays, engine = setup.engine.arrays, setup.engine
-            self._learner = ViewedLearner(self._learner, arrays, lambda: engine.forward_view(self._state))
+            self._viewed = ViewedLearner(self._learner, arrays, lambda: engine.visible_weights(self._state))
+            self._learner = self._viewed
         self._last: Metrics | None = None
         self._sums: StepSums | None = StepSums.none(len(self._state.topology.layout))
         if checkpoint is not None:
@@ -138,7 +140,8 @@ class Run:
         self._state = from_checkpoint(checkpoint, self._state, self._learner)
         check_totals(self._learner, len(self._setup.images.train))
         steps = self._state.clock.step - self._setup.start.clock.step
-        self._sums = StepSums.load(checkpoint.facts.get("sums"), len(self._state.topology.layout), steps)
+        tensors, has_silent = len(self._state.topology.layout), self._viewed is not None
+        self._sums = StepSums.load(checkpoint.facts.get("sums"), tensors, steps, has_silent=has_silent)
         last = checkpoint.facts["last"]
         self._last = Metrics(**last) if last else None
 
@@ -207,6 +210,7 @@ class Run:
                 before.topology.counts,
                 dense_gradient=plan.wants_gradient,
                 candidates=None if plan.candidates is None else plan.candidates.counts,
+                silent=None if self._viewed is None else before.topology.counts - self._viewed.visible.counts,
             )
         gradients = backward(learner, batch, plan)
         if plan.perturbs_gradient:

@@ -29,6 +29,7 @@ class Summary:
         clock: the steps and updates so far.
         zeros: the number of active weights that are exactly zero, as those are that no gradient reaches; None where it
             is not counted, since the values are sharded over ranks.
+        silent: the number of active weights that are trained, and that the model does not compute with (``topkast``).
         by_name: the kind of those sparse tensors that are known by the names of modules and parameters.
         groups: the strategies of each tensor, where they differ.
         history: the updates so far, which notebooks show below the table.
@@ -39,6 +40,7 @@ class Summary:
     left_out: Mapping[str, str]
     clock: Clock
     zeros: int | None = None
+    silent: int = 0
     by_name: Mapping[str, str] = MappingProxyType({})
     groups: Mapping[str, str] = MappingProxyType({})
     history: History | None = None
@@ -94,10 +96,18 @@ class Summary:
         )
 
     def _facts(self) -> list[str]:
-        """Return the lines below the table: time, sparsity, and the active weights that are zero."""
+        """Return the lines below the table: time, sparsity, and the active weights that are zero or silent."""
         done = f"step {self.clock.step:,}, {self.clock.updates:,} updates, sparsity {self.topology.sparsity:.4f}"
-        size = self.topology.size
-        return [done, *([] if self.zeros is None else [f"{self.zeros:,} of {size:,} active weights are exactly zero"])]
+        facts, size = [done], self.topology.size
+        if self.zeros is not None:
+            facts.append(f"{self.zeros:,} of {size:,} active weights are exactly zero")
+        if self.silent:
+            used = 1 - (size - self.silent) / self.topology.layout.size
+            facts.append(
+                f"{self.silent:,} of {size:,} active weights are silent: trained, but not computed with; "
+                f"without them the sparsity is {used:.4f}"
+            )
+        return facts
 
     def _table(self) -> str:
         head, *rows = (("tensor", *_NUMBERS), *self.rows())

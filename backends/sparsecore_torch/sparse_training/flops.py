@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsecore.engine.arrays import Counts
-from sparsecore.engine.groups import GroupPlans
-from sparsecore.engine.topology import Topology
+from sparsecore.engine.groups import GroupPlans, GroupStates
 from sparsecore.errors import InputError
 from sparsecore.learning.flops import Flops, ForwardPass, StepSums, flops
 from sparsecore_torch._torch_internals import TorchDispatchMode, storage_identity
@@ -62,19 +61,26 @@ class FlopCount:
         self._sums: StepSums | None = StepSums.none(tensors)
         self._measured: ForwardPass | None = None
 
-    def step(self, counts: Counts, plan: GroupPlans) -> None:
+    def step(self, plan: GroupPlans, silent: Counts | None) -> None:
         """Count a step.
 
         Args:
-            counts: the number of active weights of each sparse tensor in it.
-            plan: the gradients that strategies asked for.
+            plan: of the step: the active weights, and the gradients that strategies asked for.
+            silent: the number of active weights of each tensor that the model did not compute with; None for none.
         """
         if self._sums is not None:
             candidates = None if plan.candidates is None else plan.candidates.counts
-            self._sums = self._sums.after(counts, dense_gradient=plan.wants_gradient, candidates=candidates)
+            self._sums = self._sums.after(
+                plan.state.topology.counts, dense_gradient=plan.wants_gradient, candidates=candidates, silent=silent
+            )
 
     def count(
-        self, model: nn.Module, inputs: tuple[Any, ...], by_keyword: Mapping[str, Any], topology: Topology, steps: int
+        self,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        by_keyword: Mapping[str, Any],
+        state: GroupStates,
+        silent: Counts | None,
     ) -> Flops:
         """Return the operations of a batch, in inference and in all steps.
 
@@ -82,8 +88,8 @@ class FlopCount:
             model: in any storage; it is not changed.
             inputs: the positional arguments of a call; with no arguments at all, those of the last count.
             by_keyword: the other arguments.
-            topology: the active weights now.
-            steps: the number of steps so far.
+            state: the present one: the active weights, and the steps so far.
+            silent: the number of active weights of each tensor that the model does not compute with; None for none.
 
         Raises:
             InputError: there are no arguments, and none were given before.
@@ -94,8 +100,7 @@ class FlopCount:
             raise InputError(
                 "the operations of a forward pass are not known yet; give a batch as in training.flops(images)"
             )
-        counts = {name: int(own) for name, own in zip(topology.layout.names, topology.counts, strict=True)}
-        return flops(self._measured, counts, self._sums, steps)
+        return flops(self._measured, state.topology, self._sums, state.clock.step, silent)
 
     def dump(self) -> dict[str, Any]:
         """Return what has been counted, as dicts, lists and numbers."""
@@ -103,13 +108,14 @@ class FlopCount:
         return {"sums": None if self._sums is None else self._sums.dump(), "forward_pass": measured}
 
     @classmethod
-    def load(cls, saved: Any, tensors: int, steps: int) -> "FlopCount":
+    def load(cls, saved: Any, tensors: int, steps: int, *, has_silent: bool) -> "FlopCount":
         """Return the count of :meth:`dump`.
 
         Args:
             saved: what was dumped; None where there is nothing, as in state dicts of before operations were counted.
             tensors: the number of sparse tensors.
             steps: the number of steps of the training.
+            has_silent: whether a strategy makes weights silent.
 
         Raises:
             InputError: it is damaged.
@@ -117,7 +123,7 @@ class FlopCount:
         saved = {"sums": None, "forward_pass": None} if saved is None else saved
         count = cls(tensors)
         try:
-            count._sums = StepSums.load(saved["sums"], tensors, steps)
+            count._sums = StepSums.load(saved["sums"], tensors, steps, has_silent=has_silent)
             count._measured = None if saved["forward_pass"] is None else ForwardPass.load(saved["forward_pass"])
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise InputError(

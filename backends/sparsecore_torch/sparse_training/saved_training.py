@@ -112,9 +112,10 @@ def load_training(
         InputError: it is damaged, no such state dict, or of another training.
     """
     state, start = load(saved, parts.engines, like, identity, ARRAYS)
+    tensors, has_silent = len(parts.engines.layout), parts.engines.has_silent_weights
     try:
         record = load_record(saved, parts.engines.layout, ARRAYS)
-        flops = FlopCount.load(saved.get("flops"), len(parts.engines.layout), state.clock.step)
+        flops = FlopCount.load(saved.get("flops"), tensors, state.clock.step, has_silent=has_silent)
         installed.silent.check(saved, state.topology.size)
         marks = installed.young.loaded(saved.get("young"), state.topology)
         check_sums(saved)

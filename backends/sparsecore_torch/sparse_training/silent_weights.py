@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sparsecore.engine.forward_view import ForwardView
+from sparsecore.engine.arrays import Counts
+from sparsecore.engine.forward_view import SilentValues, VisibleWeights
 from sparsecore.engine.groups import EngineGroups, GroupStates
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals import is_within_own_step
 from sparsecore_torch.arrays import as_tensor
@@ -42,10 +44,12 @@ class SilentWeights:
     def __init__(
         self, model: nn.Module, engines: EngineGroups, shares: Sequence[OptimizerShare], storage: Storage
     ) -> None:
-        self._engines, self._storage = engines, storage
-        self._visible: Tensor | None = None
+        self._engines = engines
+        self._visible: VisibleWeights | None = None
         self._updates = 0
-        self._hidden: ForwardView | None = None
+        self._silent = SilentValues(
+            storage.values, lambda values: storage.set_values(as_tensor(values)), engines.engines[0].arrays
+        )
         holding = [share.stepping for share in shares if share.tensors] if engines.has_silent_weights else []
         disable: Any = torch.compiler.disable
         self._handles: list[RemovableHandle] = [one.register_step_pre_hook(disable(self._before)) for one in holding]
@@ -70,15 +74,13 @@ class SilentWeights:
             return
         if self._visible is None or state.clock.updates != self._updates:
             self.show()
-            self._visible, self._updates = as_tensor(self._engines.forward_view(state)), state.clock.updates
+            self._visible, self._updates = self._engines.visible_weights(state), state.clock.updates
         self.hide()
 
     @torch.no_grad()
     def show(self) -> None:
         """Give the silent weights their values."""
-        if self._hidden is not None:
-            self._storage.set_values(as_tensor(self._hidden.whole(self._storage.values())))
-            self._hidden = None
+        if self._silent.show():
             hooked: Any  # torch does not annotate the hooks of state dicts
             for hooked in self._modules:
                 # before compact storage splits the values
@@ -88,23 +90,37 @@ class SilentWeights:
     @torch.no_grad()
     def hide(self) -> None:
         """Hide the silent weights, which a step that has raised an error leaves shown."""
-        if self._visible is not None and self._hidden is None:
-            values = self._storage.values()
-            self._hidden = ForwardView.of(self._visible, values, self._engines.engines[0].arrays)
-            self._storage.set_values(as_tensor(self._hidden.seen(values)))
+        if self._visible is not None and self._silent.kept is None:
+            self._silent.hide(self._visible)
             for guard in self._guards:
                 guard.remove()
             self._guards.clear()
 
+    def counts(self, topology: Topology) -> Counts | None:
+        """Return how many weights of each tensor are silent; None where no strategy makes any silent.
+
+        Args:
+            topology: the active positions.
+        """
+        return None if self._visible is None else topology.counts - self._visible.counts
+
+    def number(self, topology: Topology) -> int:
+        """Return how many weights are silent.
+
+        Args:
+            topology: the active positions.
+        """
+        return 0 if self._visible is None else topology.size - int(self._visible.counts.sum())
+
     def values(self) -> Tensor:
         """Return the values of all weights, (N,), silent ones too."""
-        values = self._storage.values()
-        return values if self._hidden is None else as_tensor(self._hidden.whole(values))
+        return as_tensor(self._silent.values())
 
     def dump(self) -> dict[str, Tensor]:
         """Return the values of silent weights for a state dict, zero for visible ones; empty if none can be silent."""
         self.hide()
-        return {} if self._hidden is None else {SAVED: as_tensor(self._hidden.silent).detach().cpu().clone()}
+        kept = self._silent.kept
+        return {} if kept is None else {SAVED: as_tensor(kept).detach().cpu().clone()}
 
     def load(self, saved: Mapping[str, Any], state: GroupStates) -> None:
         """Take the values of silent weights from a state dict; the model has loaded its own, or will load them.
@@ -114,9 +130,9 @@ class SilentWeights:
             state: which was loaded from it.
         """
         if self._engines.has_silent_weights:
-            self._visible, self._updates = as_tensor(self._engines.forward_view(state)), state.clock.updates
-            device = self._visible.device
-            self._hidden = ForwardView(self._visible, saved[SAVED].to(device), self._engines.engines[0].arrays)
+            self._visible, self._updates = self._engines.visible_weights(state), state.clock.updates
+            device = as_tensor(self._visible.mask).device
+            self._silent.keep(self._visible, saved[SAVED].to(device))
 
     def check(self, saved: Mapping[str, Any], size: int) -> None:
         """Check the values of silent weights in a state dict.

@@ -111,7 +111,7 @@ class SparseTraining:
 
     @property
     def sparsity(self) -> float:
-        """The share of the sparse tensors' positions that are zero."""
+        """The share of the sparse tensors' positions that are not active; silent weights are active."""
         return self._now.topology.sparsity
 
     @property
@@ -180,7 +180,7 @@ class SparseTraining:
         Raises:
             InputError: the training has ended, or the model no longer holds the Parameters that were made sparse.
         """
-        return summary_of(self._checked, self._now, self._start, self._record.history)
+        return summary_of(self._checked, self._now, self._start, self._record.history, self._installed.silent)
 
     def flops(self, *inputs: Any, **by_keyword: Any) -> Flops:
         """Return the floating-point operations of a batch: in inference, and in training so far; for ``print``.
@@ -196,7 +196,8 @@ class SparseTraining:
         Raises:
             InputError: there are no arguments, and none were given before.
         """
-        return self._flops.count(self.model, inputs, by_keyword, self.topology, self.step)
+        now = self._now
+        return self._flops.count(self.model, inputs, by_keyword, now, self._installed.silent.counts(now.topology))
 
     def metrics(self) -> dict[str, float]:
         """Return numbers for a log: of the present topology, and of the last update.
@@ -205,9 +206,15 @@ class SparseTraining:
             ``sparsity``; ``density/NAME`` of each sparse tensor; ``pruned`` and ``grown``, the numbers of weights that
             the last update moved; ``overlap``, the number of positions that are active before and after it, divided by
             those that are so before or after it; ``itop_rate`` where an observer asks for it; and what the strategies
-            reported at it, such as ``dpr.threshold``.
+            reported at it, such as ``dpr.threshold``. All are of the weights that are trained; where some of them are
+            silent (``topkast``), there are ``silent``, their number, and ``used_sparsity``, without them.
         """
-        return self._record.metrics(self._now)
+        now, metrics = self._now, self._record.metrics(self._now)
+        silent = self._installed.silent.number(now.topology)
+        if silent:
+            used = now.topology.size - silent
+            metrics |= {"silent": float(silent), "used_sparsity": 1 - used / now.topology.layout.size}
+        return metrics
 
     def plot(self, tensors: str = "*") -> "Figure":
         """Draw where the weights moved, the sparsity of each tensor over the updates, and the present masks.
@@ -412,7 +419,7 @@ class SparseTraining:
             self._alive.ranks.jointly(lambda: self.topology, lambda topology: {"topology": topology.sha256()})
             self._is_agreed = True
         plan = self._plan
-        self._flops.step(self.topology.counts, plan)
+        self._flops.step(plan, self._installed.silent.counts(self.topology))
         reallocation = None
         if plan.is_idle:
             self._state = plan.next_state

@@ -34,7 +34,7 @@ def _call_all_hooks(_: StrategySubject, scenario: Scenario) -> None:
     snapshot = snapshot_before_update(engine, scenario)
     engine.metrics(snapshot.state)
     for state in (began, snapshot.state):
-        engine.forward_view(state)
+        engine.visible_weights(state)
     run_steps(engine, scenario, snapshot, range(4))
 
 
@@ -52,7 +52,7 @@ def _check_start(subject: StrategySubject, scenario: Scenario) -> None:
     state = start(engine, sparsity, scenario.clock)
     topology = state.topology
     _check_positions(topology)
-    size = int(np.count_nonzero(engine.arrays.to_numpy(engine.forward_view(state))))
+    size = int(engine.visible_weights(state).counts.sum())
     wanted, budget = (1 - sparsity) * layout.size, int(uniform(layout, sparsity).sum())
     multiples = _start_multiples(subject, scenario)
     uneven = [name for name, rest in zip(layout.names, topology.counts % multiples, strict=True) if rest]
