@@ -14,6 +14,7 @@ import pytest
 from command_line import said, small_images, sparsecore
 from safetensors.numpy import load_file
 from start_oracles import at, carry_out, dense, end, metrics, result, same, survivors
+from test_report import csv_of
 
 from sparsecore.errors import InputError
 
@@ -107,6 +108,25 @@ def test_a_rewound_round_has_a_report_of_the_epochs_that_it_trained(rewound: Pat
     done = sparsecore("report", rewound / "round-1")
     assert done.returncode == 0, done.stderr
     assert "<svg" in (rewound / "round-1/report.html").read_text("utf-8")
+
+
+def test_a_lottery_has_a_report_of_all_its_rounds_also_before_its_end(original: Path, tmp_path: Path) -> None:
+    page = (original / "report.html").read_text("utf-8")
+    head, *rows = csv_of(page, "accuracy")
+    assert head == ["round", "is_control", "weights", "sparsity", "test_accuracy"]
+    assert len(rows) == 2 * ROUNDS + 1
+    for number, is_control, weights, sparsity, accuracy in rows:
+        run = result(original / f"{'control' if is_control == '1' else 'round'}-{number}")
+        assert (int(weights), float(sparsity)) == (run["sparse_parameters"], run["sparsity"])
+        assert float(accuracy) == run["test_accuracy"]
+    for number, epoch, accuracy in csv_of(page, "curves")[1:]:
+        lines = {line["epoch"]: line["test_accuracy"] for line in metrics(original / f"round-{number}")}
+        assert lines[int(epoch)] == float(accuracy)
+    shutil.copytree(original, tmp_path / "tickets")
+    (tmp_path / "tickets/round-3/result.json").unlink()
+    done = sparsecore("report", tmp_path / "tickets")
+    assert done.stdout.strip() == str(tmp_path / "tickets/report.html")
+    assert "1 run not finished: round-3." in (tmp_path / "tickets/report.html").read_text("utf-8")
 
 
 def test_a_control_has_the_ticket_s_topology_and_values_of_its_own(original: Path) -> None:

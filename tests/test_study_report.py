@@ -102,7 +102,7 @@ def test_every_arm_every_mean_and_every_trial_is_on_the_page(carried_out, page):
                 pair["better"] for pair in differing if pair["worse"] == arm.name and pair["sparsity"] == sparsity
             }
             worse = {pair["worse"] for pair in differing if pair["better"] == arm.name and pair["sparsity"] == sparsity}
-            assert set(filter(None, row[4].split(", "))) == {titles[name] for name in better | worse}
+            assert set(filter(None, row[4].split("; "))) == {titles[name] for name in better | worse}
             assert [arm.title, f"{sparsity:g}", *(f"{one:.2f}" for one in found)] in rows
 
 

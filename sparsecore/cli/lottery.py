@@ -31,12 +31,13 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.experiment.toml_files import read_toml
 from sparsecore.formats import LOTTERY
 from sparsecore.learning.ranks import Ranks
-from sparsecore.run.files import BusyError, Lock, read_regular_toml, write_whole
+from sparsecore.run.files import BusyError, Lock, write_whole
 from sparsecore.run.folder import LOTTERY_FILE, RunFolder, create_numbered, free_path
 from sparsecore.run.identity import identity
 from sparsecore.run.logs import Result, read_record
 from sparsecore.run.setup import Setup, ask_model
-from sparsecore.study.lottery import Lottery, LotteryRun
+from sparsecore.study.lottery import Lottery, LotteryRun, read_lottery
+from sparsecore.study.lottery_report import write_lottery_report
 
 _RESERVED_SETTINGS = ("sparsity", "strategy", "start")
 
@@ -67,7 +68,8 @@ def lottery(
 
     Round 0 trains the dense network. Each further round prunes the smallest weights of the round before over the whole
     network, rewinds the others to their values before round 0 (or after an early epoch of it), and trains again. Each
-    round is a run in --out: round-0, round-1 and so on, with --control also control-1 and so on.
+    round is a run in --out: round-0, round-1 and so on, with --control also control-1 and so on. The report of all of
+    them is report.html in --out.
 
     FILE is an experiment in TOML without sparsity, strategy and start, which the lottery decides.
     """
@@ -82,10 +84,12 @@ def lottery(
         results = execute_lottery(request, ranks)
         if ranks.rank != 0:
             return
+        report = write_lottery_report(request.folder.path)
         if as_json:
             click.echo(json.dumps(_as_json(results)), file=stream)
         else:
             _print_rounds(results, stream)
+            print_message(f"report: {report}", stream)
 
 
 @attrs.frozen(eq=False)
@@ -256,13 +260,7 @@ def _lottery(options: Mapping[str, Any]) -> Lottery:
 
 def _resumed_lottery(options: Mapping[str, Any], folder: RunFolder) -> Lottery:
     """Return the lottery in the folder, perhaps with another number of rounds, or with controls from now on."""
-    try:
-        tables = LOTTERY.take(read_regular_toml(folder.path / LOTTERY_FILE), LOTTERY_FILE)
-        stored = structure(tables, Lottery, LOTTERY_FILE)
-    except InputError as error:
-        raise InputError(
-            f"{folder.path} is the folder of no lottery: {LOTTERY_FILE} cannot be read ({error})"
-        ) from error
+    stored = read_lottery(folder.path)
     requested = structure({**unstructure(stored), **options}, Lottery, "lottery")
     for name in ("prune", "rewind"):
         there, here = getattr(stored, name), getattr(requested, name)

@@ -1,4 +1,4 @@
-"""``sparsecore train`` runs an experiment; ``sparsecore report`` writes the page of a run or a study again."""
+"""``sparsecore train`` runs an experiment; ``sparsecore report`` writes the page of a folder again."""
 
 import json
 import shlex
@@ -31,7 +31,10 @@ from sparsecore.run.folder import LOTTERY_FILE, RunFolder
 from sparsecore.run.observing import read_observers
 from sparsecore.run.setup import Setup
 from sparsecore.study.folder import StudyFolder
+from sparsecore.study.lottery_report import write_lottery_report
 from sparsecore.study.report import write_study_report
+from sparsecore.study.strategy_comparison.folder import ComparisonFolder
+from sparsecore.study.strategy_comparison.report import write_comparison_report
 
 
 @click.command()
@@ -122,10 +125,20 @@ def _print_run(completed: CompletedRun, file: TextIO) -> None:
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Write report.html of a run or a study again.
+    """Write report.html of a run, a study, a lottery or a comparison of strategies again.
 
-    DIR is the folder of the run or the study, finished or not.
+    DIR is the folder of one of these, finished or not.
     """
-    study = StudyFolder(folder)
     with result_stream() as stream:
-        print_message(str(write_study_report(study) if study.study.exists() else write_report(folder)), stream)
+        print_message(str(_written_report(folder)), stream)
+
+
+def _written_report(folder: Path) -> Path:
+    study, comparison = StudyFolder(folder), ComparisonFolder(folder)
+    if study.study.exists():
+        return write_study_report(study)
+    if comparison.exists():
+        return write_comparison_report(comparison)
+    if (folder / LOTTERY_FILE).exists():
+        return write_lottery_report(folder)
+    return write_report(folder)

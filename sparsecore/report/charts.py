@@ -3,7 +3,7 @@
 import csv
 import io
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 from urllib.parse import quote
 
@@ -99,6 +99,18 @@ class Series:
     holds: bool = False
 
 
+def series_of(name: str, style: Style | None, points: Sequence[tuple[float, float]], *, holds: bool = False) -> Series:
+    """Return a series whose values have six significant digits.
+
+    Args:
+        name: its name.
+        style: its look.
+        points: its points, from left to right.
+        holds: whether a value holds until the next one.
+    """
+    return Series(name, style, [(x, y, f"{y:,.6g}") for x, y in points], holds)
+
+
 def readings(series: Sequence[Series], head: Mapping[float, str] | str, unit: str = "") -> Readings:
     """Return what pointing at lines says: the values of all series at the stop next to the pointer.
 
@@ -183,8 +195,3 @@ def evenly_spaced(count: int, limit: int) -> list[int]:
     if count <= limit:
         return list(range(count))
     return [round(index * (count - 1) / (limit - 1)) for index in range(limit)]
-
-
-def value_texts(values: Iterable[float]) -> list[str]:
-    """Return values with six significant digits, for the pointer."""
-    return [f"{value:,.6g}" for value in values]

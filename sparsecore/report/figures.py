@@ -14,7 +14,7 @@ from sparsecore.report.charts import (
     Table,
     evenly_spaced,
     readings,
-    value_texts,
+    series_of,
 )
 from sparsecore.report.colours import BLUE, ORANGE, VERMILION, Style, ramp_style
 from sparsecore.report.marks import MAX_MARKERS, Band, Line, held, held_before
@@ -77,7 +77,7 @@ def _train_and_test(run: RunRecord, train: Sequence[float], test: Sequence[float
         ("test", _TEST, [(float(run.epochs[index].epoch), test[index]) for index in shown]),
     ]
     marks = [_line(name, style, points) for name, style, points in lines]
-    return Panel("", _epochs(run), axis, marks, readings([_series(*line) for line in lines], "epoch", unit))
+    return Panel("", _epochs(run), axis, marks, readings([series_of(*line) for line in lines], "epoch", unit))
 
 
 def _epoch_table(epochs: Sequence[Metrics], *names: str) -> Table:
@@ -103,7 +103,7 @@ def learning_rate(run: RunRecord) -> Chart:
         _epochs(run),
         Axis("learning rate", low=0.0),
         [_line("learning rate", _ONE, shown, held_before)],
-        readings([_series("learning rate", _ONE, shown)], "epoch"),
+        readings([series_of("learning rate", _ONE, shown)], "epoch"),
     )
     return Chart("rate", title, caption, (panel,), table=_epoch_table(run.epochs, "learning_rate"))
 
@@ -137,7 +137,7 @@ def _strategy_metric(run: RunRecord, name: str, element: str) -> Chart:
         _steps(run),
         Axis(metric, is_logarithmic=is_logarithmic),
         [_line(metric, _ONE, shown, held)],
-        readings([_series(metric, _ONE, shown, holds=True)], "step"),
+        readings([series_of(metric, _ONE, shown, holds=True)], "step"),
     )
     table = Table(("update", "step", name), [(one.update, one.step, one.metrics[name]) for one in updates])
     title = f"{printable(metric)} ({printable(strategy)})"
@@ -168,7 +168,7 @@ def pruned_and_grown(run: RunRecord) -> Chart:
         [Line("pruned", _PRUNED, pruned, width=2.5 * width), Line("grown", _GROWN, grown, width=0.9 * width)]
         if len(shown) > 1
         else [_line("pruned", _PRUNED, pruned), _line("grown", _GROWN, grown)],
-        readings([_series("pruned", _PRUNED, pruned), _series("grown", _GROWN, grown)], "step", "weights"),
+        readings([series_of("pruned", _PRUNED, pruned), series_of("grown", _GROWN, grown)], "step", "weights"),
     )
     total_pruned, total_grown = sum(row[2] for row in rows), sum(row[3] for row in rows)
     caption = f"{total_pruned:,} weights pruned and {total_grown:,} grown in {len(rows):,} updates. "
@@ -269,7 +269,7 @@ def densities(run: RunRecord) -> Chart:
         points = [(step, 100 * count / tensor.size) for step, count in zip(steps, active, strict=True)]
         end = (float(max(1, run.last_step)), points[-1][1])
         marks.append(Line(tensor.name, style, held([*points, end]), width=0.8))
-        series.append(_series(tensor.name, style, points, holds=True))
+        series.append(series_of(tensor.name, style, points, holds=True))
         legend.append((tensor.name, style))
     caption = "Violet lines are the first tensors, yellow ones the last."
     if len(lines) < len(run.tensors):
@@ -306,11 +306,6 @@ def _tensor_table(run: RunRecord, values: Callable[[Iterable[tuple[str, int]]], 
         "" if len(kept) == len(run.updates) else f" The CSV file has {len(kept):,} of {len(run.updates):,} updates."
     )
     return Table(("update", "step", *names), [start, *rows]), remark
-
-
-def _series(name: str, style: Style, points: Points, *, holds: bool = False) -> Series:
-    texts = value_texts(y for _, y in points)
-    return Series(name, style, [(x, y, text) for (x, y), text in zip(points, texts, strict=True)], holds)
 
 
 def _line(name: str, style: Style, points: Points, steps: Callable[[Points], Points] = list) -> Line:

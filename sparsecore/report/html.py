@@ -200,7 +200,8 @@ def table_element(
         foot: cells of a last row, likewise; empty for none.
         text_columns: number of columns at the right that hold text and may wrap.
     """
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    kinds = [""] * (len(head) - text_columns) + [' class="text"'] * text_columns
+    titles = "".join(f'<th scope="col"{kind}>{escape(title)}</th>' for title, kind in zip(head, kinds, strict=True))
     body = "".join(_row(row, text_columns) for row in rows)
     footer = f"<tfoot>\n{_row(foot, text_columns)}</tfoot>\n" if foot else ""
     return (

@@ -196,8 +196,9 @@ class Interval:
             upright = self.low[0] == self.high[0]
             right, down = (4, 0) if upright else (0, 4)
             strokes = [((x - right, y - down), (x + right, y + down)) for x, y in places]
-            kind = "whisker ink" if self.in_ink else "whisker"
-            line = f'<path class="{kind}" d="{"".join(map(path, [places, *strokes]))}"/>'
+            shape = "".join(map(path, [places, *strokes]))
+            halo = f'<path class="halo" d="{shape}"/>' if self.in_ink else ""
+            line = f'{halo}<path class="whisker{" ink" if self.in_ink else ""}" d="{shape}"/>'
         mark = "" if self.in_ink else symbol(self.style.marker, *middle, 4)
         return plane.group(self.series, self.style, line + mark)
 

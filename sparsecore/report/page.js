@@ -57,6 +57,9 @@ function placeTip(tip, x, y) {
   tip.style.transform = "translate(" + Math.round(left) + "px, " + Math.round(top) + "px)";
 }
 
+// Takes the cross and the tooltip away that are shown now.
+let clear = () => {};
+
 function attach(svg, panel, hidden, tip) {
   if (!panel.at.length) return;
   const marks = drawn("g", { class: "cross-marks" }), [left, top, right, bottom] = panel.box;
@@ -65,6 +68,7 @@ function attach(svg, panel, hidden, tip) {
   let stop = -1;
   const leave = () => { stop = -1; marks.replaceChildren(); svg.classList.remove("pointed"); tip.hidden = true; };
   const show = (index, other, clientX, clientY) => {
+    if (stop < 0) { clear(); clear = leave; }
     stop = index;
     const found = rowsAt(panel, index, other, hidden);
     if (!found.shown.length) return leave();
@@ -133,8 +137,8 @@ function start() {
     const panels = JSON.parse(figure.querySelector("script").textContent);
     figure.querySelectorAll("svg.plot").forEach((svg, number) => attach(svg, panels[number], hidden, tip));
   }
-  document.addEventListener("pointerdown", event => { if (!event.target.closest("svg.plot")) tip.hidden = true; });
-  document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+  document.addEventListener("pointerdown", event => { if (!event.target.closest("svg.plot")) clear(); });
+  document.addEventListener("scroll", () => clear(), { passive: true });
 }
 
 if (typeof document !== "undefined") start();

@@ -14,7 +14,11 @@ import attrs
 
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import Tables
+from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.experiment import Experiment
+from sparsecore.formats import LOTTERY
+from sparsecore.run.files import read_regular_toml
+from sparsecore.run.folder import LOTTERY_FILE
 
 
 def _check_fraction(_: object, __: object, fraction: float) -> None:
@@ -107,3 +111,18 @@ class Lottery:
 def _from(dense: Tables, start: Tables) -> Tables:
     """Return the experiment with another start, which determines the sparsity."""
     return {**{name: table for name, table in dense.items() if name != "sparsity"}, "start": start}
+
+
+def read_lottery(folder: Path) -> Lottery:
+    """Read the lottery in a folder.
+
+    Args:
+        folder: folder of the lottery.
+
+    Raises:
+        InputError: the folder has none, or its file is damaged.
+    """
+    try:
+        return structure(LOTTERY.take(read_regular_toml(folder / LOTTERY_FILE), LOTTERY_FILE), Lottery, LOTTERY_FILE)
+    except InputError as error:
+        raise InputError(f"{folder} is the folder of no lottery: {LOTTERY_FILE} cannot be read ({error})") from error

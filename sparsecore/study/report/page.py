@@ -80,27 +80,27 @@ def page(results: StudyResults, accuracy: Chart, topologies: Sequence[Chart], le
 def _findings(results: StudyResults) -> Iterator[str]:
     """Yield what was found as sentences, in HTML: the best arm at each sparsity, and the verdicts on hypotheses."""
     for sparsity in results.study.sparsities:
-        rows = sorted((row for row in results.at(sparsity) if row.accuracies), key=lambda row: -fmean(row.accuracies))
-        if not rows:
-            continue
-        best, others = rows[0].cell.arm, len(rows) - 1
-        sentence = (
-            f"Sparsity {sparsity:g}: <b>{escape(full_name(best))}</b> is the most accurate, "
-            f"{mean_and_spread(rows[0].accuracies)} %"
-        )
-        worse = [
-            escape(full_name(results.study.arm(pair.worse)))
-            for pair in pairs_at(results, sparsity)
-            if pair.better == best.name and pair.difference.is_significant
-        ]
-        yield (
-            sentence + (f", and differs from {', '.join(worse)}." if worse else ", and differs from no other arm.")
-            if (others)
-            else f"{sentence}."
-        )
+        rows = [row for row in results.at(sparsity) if row.accuracies]
+        if rows:
+            best = max(rows, key=lambda row: fmean(row.accuracies))
+            yield (
+                f"Sparsity {sparsity:g}: <b>{escape(full_name(best.cell.arm))}</b> is the most accurate, "
+                f"{mean_and_spread(best.accuracies)} %{_differs(best.cell.arm, pairs_at(results, sparsity), results)}."
+            )
     if results.hypotheses:
         supported = sum(bool(one.is_supported) for one in results.hypotheses)
-        yield f"{supported} of {counted(len(results.hypotheses), 'test')} of hypotheses supported."
+        untested = sum(one.is_supported is None for one in results.hypotheses)
+        left = f", {untested} not testable yet" if untested else ""
+        yield f"{supported} of {counted(len(results.hypotheses), 'test')} of hypotheses supported{left}."
+
+
+def _differs(best: Arm, pairs: Sequence[ArmPair], results: StudyResults) -> str:
+    """Return from which arms the best one differs, as the end of a sentence in HTML."""
+    own = [pair for pair in pairs if pair.better == best.name]
+    if not own:
+        return ""
+    names = (full_name(results.study.arm(pair.worse)) for pair in own if pair.difference.is_significant)
+    return f", and differs from {escape('; '.join(names)) or 'no other arm'}"
 
 
 def _part(title: str) -> str:
@@ -143,7 +143,7 @@ def _accuracies(results: StudyResults) -> str:
     differing = _differing(results)
     head = ("arm", "sparsity", "trials", f"ours on {results.images.title}, mean ± std (%)")
     rows = (
-        (*_own_cells(row, results), ", ".join(differing.get((row.cell.arm.name, row.cell.sparsity), ())))
+        (*_own_cells(row, results), "; ".join(differing.get((row.cell.arm.name, row.cell.sparsity), ())))
         for row in results.rows
     )
     return table_element((*head, f"differs from (p < {SIGNIFICANCE_LEVEL:g})"), rows, text_columns=1)

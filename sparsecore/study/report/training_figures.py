@@ -17,7 +17,7 @@ from sparsecore.report.charts import (
     Table,
     evenly_spaced,
     readings,
-    value_texts,
+    series_of,
 )
 from sparsecore.report.colours import Style
 from sparsecore.report.marks import MAX_MARKERS, Bar, Dots, Interval, Level, Line, Mark, held_before
@@ -206,8 +206,7 @@ def learning_rate_figure(results: StudyResults) -> Chart:
         name, style = ", ".join(map(full_name, arms)), results.style_of(arms[0])
         shown = [(float(rates[index][0]), rates[index][1]) for index in evenly_spaced(len(rates), MAX_POINTS)]
         marks.append(Line(name, style, held_before(shown), shown if len(shown) <= MAX_MARKERS else ()))
-        texts = value_texts(rate for _, rate in shown)
-        series.append(Series(name, style, [(x, y, text) for (x, y), text in zip(shown, texts, strict=True)]))
+        series.append(series_of(name, style, shown))
         legend.append((name, style))
     end = 1.02 * max(rates[-1][0] for rates in arms_by_rates)
     axis, y_axis = Axis("epoch", 0.0, end, is_whole=True), Axis("learning rate", low=0.0)
