@@ -28,6 +28,7 @@ SLOW = ("docs/studies-elsewhere.md", "docs/write-a-backend.md", "docs/write-a-st
 
 ELSEWHERE = {
     "backends/sparsecore_cpu/README.md": "test_cpu_inference_files.py",
+    "docs/contrib.md": "test_contrib.py",
     "docs/export.md": "test_export_documentation.py",
     "docs/flops.md": "test_flops.py",
     "docs/coming-from.md": "test_sparsify_documentation.py",

@@ -36,6 +36,7 @@ PACKAGES = (
     "sparsecore_torch",
     "sparsecore_cpu",
     "sparsecore_strategies",
+    "sparsecore_contrib",
     "sparsecore_models",
 )
 FOLDERS = ("sparsecore", "backends", "strategies", "models", "tests", "benchmarks", "docs", "examples")

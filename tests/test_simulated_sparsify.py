@@ -138,7 +138,7 @@ def check_counts(quiet: list[list[str]], updates: list[list[str]], most: int = M
 
 
 def test_every_installed_strategy_is_tested() -> None:
-    built_in = {entry.name for entry in installed("strategy") if entry.value.startswith("sparsecore_")}
+    built_in = {entry.name for entry in installed("strategy") if entry.value.startswith("sparsecore_strategies.")}
     assert built_in <= set(STRATEGIES)
 
 

@@ -29,7 +29,7 @@ def test_each_documented_command_is_a_valid_experiment(command: list[str]) -> No
 
 
 def test_every_strategy_has_a_paragraph_and_a_command() -> None:
-    names = {entry.name for entry in installed("strategy") if entry.value.startswith("sparsecore_")}
+    names = {entry.name for entry in installed("strategy") if entry.value.startswith("sparsecore_strategies.")}
     assert {"dpr", "rigl", "erk-start"} < names
     assert names <= set(re.findall(r"\*\*`([a-z-]+)`\*\*", PAGE))
     assert names <= {name for command in COMMANDS for name in given(command, "--strategy")}
@@ -39,5 +39,5 @@ def test_every_strategy_has_its_paper_on_the_page_of_citations_or_is_said_to_hav
     rows = re.findall(r"^\| (`.*?) \| (.*) \|$", (ROOT / "docs/citations.md").read_text("utf-8"), re.MULTILINE)
     papers = {name: paper for names, paper in rows for name in re.findall(r"`([a-z-]+)`", names)}
     for entry in installed("strategy"):
-        if entry.value.startswith("sparsecore_"):
+        if entry.value.startswith("sparsecore_strategies."):
             assert "arxiv.org/abs/" in papers[entry.name] or papers[entry.name].startswith("none"), entry.name

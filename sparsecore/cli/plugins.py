@@ -10,7 +10,7 @@ import attrs
 import click
 
 from sparsecore.cli.output import console, print_message, print_table
-from sparsecore.plugins.listing import listings
+from sparsecore.plugins.listing import Listing, listings
 from sparsecore.plugins.new_project import new_strategy as write_project
 
 _WIDE = 140
@@ -24,7 +24,8 @@ _DEFAULT_WIDTH = 100
 def plugins(*, as_json: bool) -> None:
     """List the installed plugins.
 
-    Each has a kind, a name, a source (in wide terminals and with --json) and a summary; a broken plugin has its error.
+    Each has a kind, a name, a source (in wide terminals and with --json) and a summary, which says of those that others
+    maintain that they are contributed; a broken plugin has its error.
     Nothing is imported.
     """
     found = listings()
@@ -39,11 +40,17 @@ def plugins(*, as_json: bool) -> None:
             listing.kind,
             listing.name,
             *((listing.source,) if is_wide else ()),
-            f"BROKEN: {listing.error} ({listing.source})" if listing.error else listing.summary,
+            _described(listing),
         )
         for listing in found
     ]
     print_table(("kind", "name", *(("source",) if is_wide else ()), "summary"), rows, width=width)
+
+
+def _described(listing: Listing) -> str:
+    if listing.error:
+        return f"BROKEN: {listing.error} ({listing.source})"
+    return f"Contributed. {listing.summary}" if listing.contributed else listing.summary
 
 
 @click.command("new-strategy")

@@ -14,6 +14,9 @@ import attrs
 
 from sparsecore.plugins.discovery import GROUPS, installed
 
+_CONTRIBUTED = "sparsecore_contrib"
+"""The package of plugins that others maintain."""
+
 
 @attrs.frozen
 class Listing:
@@ -25,6 +28,7 @@ class Listing:
         source: the distribution and the object that the entry point names.
         summary: the first line of its docstring; empty where it is broken or has none.
         error: why it cannot be used; None where no error was found.
+        contributed: whether others have written and maintain it, below strategies/sparsecore_contrib/.
     """
 
     kind: str
@@ -32,6 +36,7 @@ class Listing:
     source: str
     summary: str
     error: str | None
+    contributed: bool = False
 
 
 def listings() -> list[Listing]:
@@ -47,7 +52,8 @@ def _listing(kind: str, entry: EntryPoint) -> Listing:
         summary, error = "", str(found)
     except Exception as found:  # an unexpected error in one plugin must not hide the others
         summary, error = "", repr(found)
-    return Listing(kind, entry.name, f"{distribution}: {entry.value}", summary, error)
+    contributed = entry.value.startswith(f"{_CONTRIBUTED}.")
+    return Listing(kind, entry.name, f"{distribution}: {entry.value}", summary, error, contributed)
 
 
 class _BrokenError(Exception):

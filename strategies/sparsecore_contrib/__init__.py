@@ -1,0 +1,1 @@
+"""Strategies that others have contributed and maintain; README.md has the rules."""
