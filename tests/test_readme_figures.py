@@ -65,3 +65,29 @@ def test_step_times_over_all_sparsities_are_the_measured_ones():
     assert f"{zero} of dense at sparsity 0, {half} at 0.5, {most} at 0.8 and {nearly} at 0.99" in page
     zero, half, most, nearly = (f"{mlp['times_dense'][sparsity]:.2f}" for sparsity in ("0.0", "0.5", "0.8", "0.99"))
     assert f"{nearly} at sparsity 0.99, {most} at 0.8, {half} at 0.5, and {zero} at sparsity 0" in page
+
+
+def test_numbers_on_the_pages_for_newcomers_are_the_measured_ones():
+    page, ideas = (" ".join(read(f"docs/{name}.md").split()) for name in ("faq", "explanations/kernels"))
+    models = results("torch_models")["measured"]
+    wrn, resnet, gpt, mlp = (
+        models[f"{model}, 1 threads, float32"]["times_dense"]["0.9"]
+        for model in ("wrn-28-2", "resnet-50", "gpt", "mlp")
+    )
+    assert f"{wrn:.2f}" == f"{resnet:.2f}"
+    assert f"took {wrn:.2f} of a dense one for a WRN-28-2 and a ResNet-50, {gpt:.2f} for a small GPT" in page
+    assert f"and {mlp:.2f} for a perceptron" in page
+    ledgers = [results("memory")["bytes"]["wrn-28-2"][name]["ledger"] for name in ("sparsify, compact", "torch, dense")]
+    parts = [
+        [ledger[part]["measured"] for part in ("values", "gradients", "optimizer_state", "indices")]
+        for ledger in ledgers
+    ]
+    compact, dense = (sum(part[:3]) for part in parts)
+    assert f"{compact / dense:.2f} of dense at sparsity 0.9, and {sum(parts[0]) / dense:.2f} with the positions" in page
+    ratios = results("cpu_step")["threads"]["1"]["ratios"]["float32, channels last"]
+    assert ratios["uniform 0.3"] == pytest.approx(1, abs=0.03)
+    assert [round(1 / ratios[f"uniform {sparsity}"]) for sparsity in (0.9, 0.98)] == [3, 4]
+    assert "as long as a dense one at sparsity 0.3, a third of it at 0.9, and a quarter at 0.98" in ideas
+    steps = [network["times_dense"] for network in results("sparselab_step")["networks"]]
+    ours, theirs = (" and ".join(f"{step[name]:.2f}" for step in steps) for name in ("sparsecore", "SparseLab"))
+    assert f"took {ours} of a dense one, SparseLab's {theirs}" in " ".join(read("docs/coming-from.md").split())
