@@ -22,6 +22,8 @@ from mkdocs.structure.pages import Page
 from site_repository import read
 
 _log = get_plugin_logger("sparsecore")
+_HOME = "---\nhide:\n  - navigation\n---\n\n"
+"""Leaves the column at the left out, which would name this page alone."""
 _origins: dict[str, str] = {}
 """The file that a page is made of, by the page's place on the site; both as paths with slashes."""
 
@@ -51,7 +53,7 @@ def _generated() -> dict[str, str | bytes]:
     """Return the generated pages and figures by their place on the site."""
     pages: dict[str, str | bytes] = {}
     for origin, place in site_links.PAGES.items():
-        pages[place] = read(origin)
+        pages[place] = (_HOME if place == "index.md" else "") + read(origin)
         _origins[place] = origin
     for place, content in site_benchmarks.pages():
         pages[place] = content
@@ -81,7 +83,13 @@ def _expanded(nav: Any, files: Files) -> Any:
         return [one for entry in nav for one in _spliced(entry, files)]
     if isinstance(nav, dict):
         return {title: _expanded(one, files) for title, one in nav.items()}
+    if nav in _NAVIGATIONS:
+        return _NAVIGATIONS[nav]()
     return _folder(nav, files) if nav.endswith("/") else nav
+
+
+_NAVIGATIONS = {"reference/": site_reference.navigation}
+"""Folders whose pages are not in the order of their names."""
 
 
 def _spliced(entry: Any, files: Files) -> list[Any]:

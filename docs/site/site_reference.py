@@ -30,6 +30,7 @@ PUBLIC: Mapping[str, Sequence[str]] = {
     "Backends": (
         "sparsecore_numpy",
         "sparsecore_cpu",
+        "sparsecore_jax",
         "sparsecore.learning.protocols",
         "sparsecore.engine.arrays",
         "sparsecore.learning.ranks",
@@ -45,6 +46,10 @@ PUBLIC: Mapping[str, Sequence[str]] = {
 
 _LARGE = 14
 """Public names beyond which a module has a page for each module that defines them."""
+
+
+_FIRST = ("sparsify", "SparseTraining", "Predictor", "StrategyTests", "BackendTests")
+"""Names that a page begins with; the others follow in the order of the source."""
 
 
 @attrs.frozen
@@ -122,6 +127,7 @@ def module(path: str) -> Module:
             continue
         if entry.summary or exported is not None:
             entries.append(entry)
+    entries.sort(key=lambda entry: _FIRST.index(entry.name) if entry.name in _FIRST else len(_FIRST))
     return Module(path, found.docstring.value if found.docstring else "", tuple(entries))
 
 
@@ -158,6 +164,20 @@ def pages() -> Iterator[tuple[str, str]]:
             yield from _pages_of(module(path))
 
 
+def navigation() -> list[Any]:
+    """Return the navigation of the reference, by its parts."""
+    return [
+        "reference/index.md",
+        *({part: [_navigation(module(path)) for path in paths]} for part, paths in PUBLIC.items()),
+    ]
+
+
+def _navigation(found: Module) -> dict[str, Any]:
+    places = [place for place, _ in _pages_of(found)]
+    first = [place for place in places if place.endswith("/index.md")]
+    return {found.path: [*first, *(place for place in places if place not in first)] if first else places[0]}
+
+
 def _is_large(found: Module) -> bool:
     return len(_own(found)) > _LARGE and len({entry.module for entry in _own(found)}) > 1
 
@@ -177,7 +197,8 @@ def _place(entry: Entry) -> str:
 def _pages_of(found: Module) -> Iterator[tuple[str, str]]:
     own = _own(found)
     elsewhere = [entry for entry in found.entries if entry not in own]
-    head = f"# {found.path}\n\n::: {found.path}\n    options:\n      members: false\n      show_root_toc_entry: false\n"
+    options = "members: false\n      show_root_heading: false\n      show_root_toc_entry: false"
+    head = f"# {found.path}\n\n::: {found.path}\n    options:\n      {options}\n"
     if not _is_large(found):
         parts = [head, *map(_directive, own)]
         if elsewhere:
