@@ -51,6 +51,9 @@ def draw_chart(chart: Chart, protocol: str) -> Drawing:
             for axes, panel in zip(all_axes, chart.panels, strict=False):
                 paint_panel(axes, panel)
             _draw_legend(figure, entries)
+            if chart.scale is not None:
+                scale = f"violet: {chart.scale.low}, white: 1, orange: {chart.scale.high} {chart.scale.unit}"
+                figure.supxlabel(scale, fontsize=11, x=0.01, ha="left")
 
     return draw_files(chart.name, size, compose)
 
@@ -79,7 +82,7 @@ def paint_panel(axes: "Axes", panel: Panel) -> None:
     axes.set_ylim(*((top, bottom) if panel.y.categories else (bottom, top)))
     _label(axes.xaxis, panel.x)
     _label(axes.yaxis, panel.y)
-    axes.set_xlabel(fill(panel.x.label, 60))
+    axes.set_xlabel(fill(panel.x.label, 40))
     axes.set_ylabel(fill(panel.y.label, 44))
     _add_hovers(axes, panel.readings)
 

@@ -156,17 +156,32 @@ class Panel:
 
 
 @attrs.frozen
+class ColourScale:
+    """The meaning of the colours of a heat map.
+
+    Attributes:
+        low: the number with the strongest violet, as text.
+        high: the number with the strongest orange, as text.
+        unit: what the numbers are.
+    """
+
+    low: str
+    high: str
+    unit: str
+
+
+@attrs.frozen
 class Chart:
     """A figure of a report.
 
     Attributes:
-        name: unique name within the page and of its files, of letters, digits and hyphens.
+        name: unique name within the page and of its files, of letters, digits, dots and hyphens.
         title: heading.
         caption: text below; if there are no panels, the reason.
         panels: pairs of axes, which have the same legend.
         legend: name and look of each series; empty for none.
         table: its data.
-        key: description of colours that no legend explains, as HTML; empty for none.
+        scale: the meaning of the colours of heat maps; None for other charts.
         is_wide: whether it takes the whole width of the page.
         is_folded: whether the legend is folded away, as with many series.
     """
@@ -177,7 +192,7 @@ class Chart:
     panels: tuple[Panel, ...] = ()
     legend: tuple[tuple[str, Style], ...] = ()
     table: Table = Table()
-    key: str = ""
+    scale: ColourScale | None = None
     is_wide: bool = False
     is_folded: bool = False
 

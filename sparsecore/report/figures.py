@@ -23,8 +23,10 @@ from sparsecore.report.reading import RunRecord, UpdateCounts
 from sparsecore.report.scales import Axis
 from sparsecore.run.logs import Metrics
 
-MAX_UPDATES = 250
-"""Updates that a figure with a line for each tensor draws at most."""
+MAX_UPDATES, _LEAST_UPDATES = 250, 40
+"""Updates that a figure with a line for each tensor draws at most, with few and with very many tensors."""
+_NUMBERS = 6000
+"""Numbers that such a figure draws at most, unless that leaves it with fewer updates than the least."""
 MAX_LINES = 40
 """Tensors that a figure draws at most."""
 _NO_EPOCH = "No epoch has finished yet."
@@ -190,7 +192,7 @@ def active_parameters(run: RunRecord) -> Chart:
     title = "Active parameters per tensor"
     if not run.tensors:
         return Chart("active", title, "This run has no sparse tensors.")
-    shown = [run.updates[index] for index in evenly_spaced(len(run.updates), MAX_UPDATES)]
+    shown = _shown_updates(run, len(run.tensors))
     end = float(max(1, run.last_step))
     steps = [0.0, *(float(update.step) for update in shown), end]
     now = dict(zip((tensor.name for tensor in run.tensors), run.active, strict=True))
@@ -221,6 +223,12 @@ def active_parameters(run: RunRecord) -> Chart:
     return Chart(
         "active", title, caption + remark, (panel,), tuple(legend[::-1]), table, is_folded=len(run.tensors) > 8
     )
+
+
+def _shown_updates(run: RunRecord, lines: int) -> list[UpdateCounts]:
+    """Return the updates that a figure with this many lines draws, evenly spaced."""
+    most = min(MAX_UPDATES, max(_LEAST_UPDATES, _NUMBERS // max(1, lines)))
+    return [run.updates[index] for index in evenly_spaced(len(run.updates), most)]
 
 
 def _sum(below: list[int], counts: list[int]) -> list[int]:
@@ -259,8 +267,8 @@ def densities(run: RunRecord) -> Chart:
     title = "Density of each tensor"
     if not run.updates:
         return Chart("densities", title, "No update yet: every tensor is as dense as at the start.")
-    shown = [run.updates[index] for index in evenly_spaced(len(run.updates), MAX_UPDATES)]
     lines = evenly_spaced(len(run.tensors), MAX_LINES)
+    shown = _shown_updates(run, len(lines))
     steps = [0.0, *(float(update.step) for update in shown)]
     marks, series, legend = [], [], []
     for index in lines:
@@ -299,7 +307,7 @@ def _tensor_table(run: RunRecord, values: Callable[[Iterable[tuple[str, int]]], 
     """
     names = [tensor.name for tensor in run.tensors]
     start = (0, 0, *values((tensor.name, tensor.active) for tensor in run.tensors))
-    most = max(MAX_UPDATES, MAX_CELLS // max(1, len(names)))
+    most = max(_LEAST_UPDATES, MAX_CELLS // max(1, len(names)))
     kept: list[UpdateCounts] = [run.updates[index] for index in evenly_spaced(len(run.updates), most)]
     rows = [(one.update, one.step, *values((name, one.active[name]) for name in names)) for one in kept]
     remark = (

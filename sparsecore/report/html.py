@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from sparsecore.errors import printable
-from sparsecore.report.charts import Chart
+from sparsecore.report.charts import Chart, ColourScale
 from sparsecore.report.colours import Style, classes, variables
 from sparsecore.report.plane import swatch
 from sparsecore.report.svg import panel_data, panel_svg, plane_of
@@ -166,9 +166,15 @@ def chart_element(chart: Chart) -> str:
         f'<figure class="chart{wide}" id="{escape(chart.name)}">\n'
         f'<div class="head"><h2>{escape(chart.title)}</h2>{link}</div>\n'
         f'{_legend(chart, keys)}<div class="panels">\n{drawings}</div>\n'
-        f"<figcaption>{chart.key}{escape(chart.caption.strip())}</figcaption>\n"
+        f"<figcaption>{_scale(chart.scale)}{escape(chart.caption.strip())}</figcaption>\n"
         f'<script type="application/json">{_json(data)}</script>\n</figure>\n'
     )
+
+
+def _scale(scale: ColourScale | None) -> str:
+    if scale is None:
+        return ""
+    return f'{escape(scale.low)}<span class="gradient heat"></span>{escape(f"{scale.high} {scale.unit}")}. '
 
 
 def _legend(chart: Chart, keys: Mapping[str, str]) -> str:

@@ -15,9 +15,9 @@ class Axis:
 
     Attributes:
         label: what it shows, with the unit in brackets.
-        low: where it begins; None for the lowest number.
-        high: where it ends; None for the highest number.
-        is_logarithmic: whether the scale is logarithmic; all numbers are then above zero.
+        low: where it begins, if no number is lower; None for the lowest number.
+        high: where it ends, if no number is higher; None for the highest number.
+        is_logarithmic: whether the scale is logarithmic, around all numbers above zero.
         is_whole: whether only whole numbers are labelled.
         categories: names of the positions 0, 1, ...; an axis with names has no numbers.
         symbols: number of symbols one below another in the row of a name.
@@ -42,18 +42,16 @@ class Axis:
         if self.categories:
             return -0.5, len(self.categories) - 0.5
         finite = [number for number in numbers if isfinite(number) and (number > 0 or not self.is_logarithmic)]
-        lowest, highest = min(finite, default=0.0), max(finite, default=1.0)
+        lowest, highest = min(finite, default=1.0), max(finite, default=1.0)
         if self.is_logarithmic:
-            low = lowest * 0.93 if self.low is None else self.low
-            high = highest * 1.07 if self.high is None else self.high
-            return (low, high) if low < high else (low / 2, high * 2 + (not high))
+            return lowest * 0.93, highest * 1.07
         margin = 0.05 * (highest - lowest)
-        low = lowest - margin if self.low is None else self.low
-        high = highest + margin if self.high is None else self.high
-        if not low < high:
-            around = abs(low) * 0.1 or 1.0
-            return (low - around if self.low is None else low), max(low, high) + around
-        return low, high
+        low = lowest - margin if self.low is None else min(self.low, lowest)
+        high = highest + margin if self.high is None else max(self.high, highest)
+        if low < high:
+            return low, high
+        around = 0.1 * abs(low) or 1.0
+        return (low - around if self.low is None else low), high + around
 
     def ticks(self, low: float, high: float) -> list[float]:
         """Return the numbers that are labelled, for an axis without names.

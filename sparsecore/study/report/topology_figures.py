@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from html import escape
 
 import attrs
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from sparsecore.report.charts import (
     Chart,
+    ColourScale,
     Panel,
     Reading,
     Readings,
@@ -382,9 +382,9 @@ def _heat_map(name: str, title: str, shown: Shown) -> Chart:
         "is logarithmic."
     )
     ends = [f"{2**end:.3g}" for end in (-limit, limit)]
-    key = f'{escape(ends[0])}<span class="gradient heat"></span>{escape(ends[1])} times the density of the network. '
+    scale = ColourScale(ends[0], ends[1], "times the density of the network")
     table = _tensor_table(shown, times, [np.nan_to_num(2**heat) for heat in heats])
-    return Chart(name, title, caption, tuple(panels), table=table, key=key)
+    return Chart(name, title, caption, tuple(panels), table=table, scale=scale)
 
 
 def _heat_reading(tensor: str, row: int, numbers: Floats) -> Reading:

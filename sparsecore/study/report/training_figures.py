@@ -224,6 +224,6 @@ def _accuracy_label(bottom: float) -> str:
 def _limits(accuracies: Iterable[float]) -> tuple[float, float]:
     """Return limits around all accuracies, from a multiple of a half, as from zero differences would be invisible."""
     lowest, highest = min(accuracies := list(accuracies)), max(accuracies)
-    margin = max(0.4, 0.15 * (highest - lowest))
+    margin = max(0.4, 0.25 * (highest - lowest))
     bottom = (2 * (lowest - margin)) // 1 / 2
     return (bottom if bottom > highest / 4 else 0.0), min(101.0, highest + margin)

@@ -20,7 +20,7 @@ def accuracy_figure(network: NetworkResult, results: ComparisonResults) -> Chart
         network: the results on a network; without a finished trial nothing is drawn, and the caption says so.
         results: the comparison.
     """
-    name, title = f"accuracy-{network.network.name}".replace(".", "-"), "Test accuracy"
+    name, title = f"accuracy-{network.network.name}", "Test accuracy"
     if not any(_with_trials(one.arms) for one in network.sparsities):
         return Chart(name, title, "No trial has finished yet.")
     styles = arm_styles(network, results)
@@ -67,7 +67,7 @@ def flops_figure(network: NetworkResult, results: ComparisonResults) -> Chart:
         network: the results on a network; without known FLOPs nothing is drawn, and the caption says so.
         results: the comparison.
     """
-    name, title = f"flops-{network.network.name}".replace(".", "-"), "Test accuracy over training FLOPs"
+    name, title = f"flops-{network.network.name}", "Test accuracy over training FLOPs"
     known = {one.sparsity: _with_flops(one.arms) for one in network.sparsities}
     if not any(known.values()):
         return Chart(name, title, "The FLOPs of no trial are known yet.")
