@@ -45,7 +45,7 @@ class Axis:
         lowest, highest = min(finite, default=1.0), max(finite, default=1.0)
         if self.is_logarithmic:
             return lowest * 0.93, highest * 1.07
-        margin = 0.05 * (highest - lowest)
+        margin = 0.05 * (highest - (lowest if self.low is None else min(self.low, lowest)))
         low = lowest - margin if self.low is None else min(self.low, lowest)
         high = highest + margin if self.high is None else max(self.high, highest)
         if low < high:

@@ -16,6 +16,8 @@ _HEIGHT = 230
 """Height of a plot area with numbers on both axes."""
 _LETTER = 6.4
 """Pixels of a letter, on average."""
+_DIGIT = 7.2
+"""Pixels of a digit."""
 _TOP, _TOP_WITHOUT_LABEL, _RIGHT, _BOTTOM = 22, 6, 12, 36
 _LEAST_LEFT, _MOST_LEFT = 30, 150
 _MOST_LETTERS = int((_MOST_LEFT - 10) / _LETTER)
@@ -50,7 +52,7 @@ def plane_of(panel: Panel, keys: Mapping[str, str]) -> Plane:
             height = max(120.0, min(height, _MOST_HEIGHT))
     else:
         texts = tick_texts(panel.y.ticks(*y_limits))
-        left = max(_LEAST_LEFT, 10 + round(_LETTER * max(map(len, texts), default=1)))
+        left = max(_LEAST_LEFT, 10 + round(_DIGIT * max(map(len, texts), default=1)))
     top = float(_TOP if panel.y.label else _TOP_WITHOUT_LABEL)
     box = (float(left), top, float(WIDTH - _RIGHT), top + height)
     return Plane(panel.x, panel.y, x_limits, y_limits, box, dict(keys))
