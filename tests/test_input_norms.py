@@ -77,7 +77,7 @@ def expected_norms(scenario):
     return operations.norms
 
 
-@pytest.mark.parametrize("name", ["numpy", "torch", "cpu"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "cpu", pytest.param("jax", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "network",
     [SmallNetwork("batch-norm"), SmallNetwork("conv2d", stride=2, padding=0), SmallNetwork("add")],
@@ -199,7 +199,7 @@ def test_sparsify_trains_with_wanda_drop_and_refuses_what_it_cannot_measure():
         begun(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)), kernels="sparse")
 
 
-@pytest.mark.parametrize("name", ["numpy", "torch", "cpu"])
+@pytest.mark.parametrize("name", ["numpy", "torch", "cpu", pytest.param("jax", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("quick_runs")
 def test_a_run_prunes_by_the_norms(name, tmp_path):
     if name == "cpu":

@@ -31,7 +31,7 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*shape, "--epochs", "2", *schedule]
 
 
-@pytest.fixture(scope="module", params=["numpy", "torch"])
+@pytest.fixture(scope="module", params=["numpy", "torch", pytest.param("jax", marks=pytest.mark.slow)])
 def backend(request: pytest.FixtureRequest) -> str:
     if request.param == "torch":
         pytest.importorskip("torch")

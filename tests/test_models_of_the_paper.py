@@ -15,7 +15,7 @@ from sparsecore_models.lenet import LeNet
 from sparsecore_models.thin import ThinLeNet
 from sparsecore_models.wrn import WideResNet
 
-BACKENDS = ["cpu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("numpy", "torch"))]
+BACKENDS = ["cpu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("numpy", "torch", "jax"))]
 
 
 def named(model: Any, image: tuple[int, int, int] = (28, 28, 1)) -> dict[str, Parameter]:

@@ -91,7 +91,7 @@ def test_the_largest_of_a_network_keep_one_weight_in_each_tensor() -> None:
 
 
 @pytest.mark.usefixtures("quick_runs")
-@pytest.mark.parametrize("backend", ["numpy", "torch", "cpu"])
+@pytest.mark.parametrize("backend", ["numpy", "torch", "cpu", pytest.param("jax", marks=pytest.mark.slow)])
 def test_runs_give_the_drawn_values_and_sparsify_those_of_the_model(backend: str, tmp_path) -> None:
     pytest.importorskip(f"sparsecore_{backend}")
     images = small_images(tmp_path / "small.npz")

@@ -34,7 +34,7 @@ class Runs:
         return self.train(name, *arguments, settings=(f"start.run={source}", *settings))
 
 
-@pytest.fixture(scope="module", params=["numpy", "torch", "cpu"])
+@pytest.fixture(scope="module", params=["numpy", "torch", "cpu", pytest.param("jax", marks=pytest.mark.slow)])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     pytest.importorskip(f"sparsecore_{request.param}")
     return Runs(tmp_path_factory.mktemp("runs"), request.param)

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["numpy", "torch", "cpu"])
+@pytest.fixture(scope="module", params=["numpy", "torch", "cpu", pytest.param("jax", marks=pytest.mark.slow)])
 def backend(request: pytest.FixtureRequest) -> str:
     pytest.importorskip(f"sparsecore_{request.param}")
     return str(request.param)

@@ -215,7 +215,7 @@ def test_exported_matrices_have_the_weights_that_the_model_computes_with(storage
     assert torch.count_nonzero(training.values(silent=False)) == 38
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch", "cpu"])
+@pytest.mark.parametrize("backend", ["numpy", "torch", "cpu", pytest.param("jax", marks=pytest.mark.slow)])
 def test_a_run_evaluates_with_the_visible_weights_and_its_checkpoint_has_the_others_apart(tmp_path, backend):
     if backend == "cpu":
         pytest.importorskip("sparsecore_cpu")

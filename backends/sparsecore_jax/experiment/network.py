@@ -118,14 +118,10 @@ class JaxNetwork:
             running = self._end_to_end(self.statistics, buffers["running"], operations.moved)
             return losses.mean(), (running, batch_totals(losses, logits, examples.labels), operations.squares or {})
 
-        tensors = self._tensors(buffers["values"], positions)
+        tensors = scattered(buffers["values"], positions, self.layout)
         by, aside = jax.grad(loss, (0, 1), has_aux=True)(tensors, buffers["dense"])
         (by_tensors, by_dense), (running, totals, squares) = by, aside
-        by_values = (
-            jnp.concatenate(by_tensors)
-            .at[positions]
-            .get(indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds")
-        )
+        by_values = gathered(by_tensors, positions)
         moved = {**buffers, "running": running, "totals": buffers["totals"] + totals}
         return moved, Gradients(by_values, by_dense, tuple(by_tensors) if dense else (), squares)
 
@@ -175,17 +171,10 @@ class JaxNetwork:
             examples: the batch.
             totals: float64, (3,).
         """
-        tensors = self._tensors(buffers["values"], positions)
+        tensors = scattered(buffers["values"], positions, self.layout)
         operations = JaxOperations(training=False)
         logits = self._logits(operations, tensors, buffers["dense"], buffers["running"], examples)
         return totals + batch_totals(cross_entropy(logits, examples.labels), logits, examples.labels)
-
-    def _tensors(self, values: Any, positions: Any) -> list[Any]:
-        """Return the sparse tensors, dense and flat, with zeros at inactive positions."""
-        whole = jnp.zeros(self.layout.size, self.dtype)
-        # one scatter for all tensors: the number of weights of each changes with every reallocation, N does not
-        whole = whole.at[positions].set(values, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds")
-        return list(lax.split(whole, self.layout.sizes))
 
     def _logits(
         self, operations: JaxOperations, tensors: Sequence[Any], dense: Any, running: Any, examples: Examples
@@ -205,6 +194,32 @@ class JaxNetwork:
         """Return a vector with some of its parts replaced."""
         parts = {**_parts(named, before), **moved}
         return jnp.concatenate([before[:0], *(parts[name].reshape(-1) for name, _ in named)])
+
+
+_ASCENDING = {"indices_are_sorted": True, "unique_indices": True, "mode": "promise_in_bounds"}
+
+
+def scattered(values: Any, positions: Any, layout: Layout) -> list[Any]:
+    """Return the sparse tensors, dense and flat, with zeros at inactive positions.
+
+    Args:
+        values: (N,).
+        positions: of the values, ascending, (N,).
+        layout: the tensors.
+    """
+    # one scatter for all tensors: the number of weights of each changes with every reallocation, N does not
+    whole = jnp.zeros(layout.size, values.dtype).at[positions].set(values, **_ASCENDING)
+    return list(lax.split(whole, layout.sizes))
+
+
+def gathered(tensors: Sequence[Any], positions: Any) -> Any:
+    """Return the entries of flat tensors at positions in their layout, (N,).
+
+    Args:
+        tensors: dense, in the order of the layout.
+        positions: ascending, (N,).
+    """
+    return jnp.concatenate(tensors).at[positions].get(**_ASCENDING)
 
 
 def _parts(named: Sequence[tuple[str, tuple[int, ...]]], vector: Any) -> dict[str, Any]:
