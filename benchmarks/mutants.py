@@ -2,10 +2,10 @@
 
     python benchmarks/mutants.py [--seeds 150] [--seconds 540] [--out benchmarks/results] [--only TEXT ...]
 
-Each defect of ``tests/mutants_of_strategies.py`` and ``tests/mutants_of_backends.py`` is checked with the promise that
-it breaks and the default number of examples, once for each seed; a third of the seeds is enough if every search has
-found it within a tenth of its examples. The result of each defect is written to ``mutants.json``; run the script again
-until it prints that all is measured.
+Each defect of ``tests/mutants_of_strategies.py``, ``tests/mutants_of_backends.py`` and, where JAX is installed,
+``tests/mutants_of_jax.py`` is checked with the promise that it breaks and the default number of examples, once for each
+seed; a third of the seeds is enough if every search has found it within a tenth of its examples. The result of each
+defect is written to ``mutants.json``; run the script again until it prints that all is measured.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,11 @@ def defects(seeds: int) -> list[Stage]:
     from mutants_of_backends import MUTANTS as BACKENDS
     from mutants_of_strategies import MUTANTS as STRATEGIES
 
+    of_jax: Mapping[str, Any] = import_module("mutants_of_jax").MUTANTS if find_spec("jax") else {}
     kinds = (
         ("strategy", STRATEGIES, STRATEGY_PROMISES, StrategySubject.of),
         ("backend", BACKENDS, BACKEND_PROMISES, BackendSubject.of),
+        ("JAX backend", of_jax, BACKEND_PROMISES, BackendSubject.of),
     )
     return [
         Stage(f"{kind}: {what}", partial(of_defect, promise, mutant, subject_of, seeds), needs=10)

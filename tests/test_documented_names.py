@@ -34,6 +34,7 @@ PACKAGES = (
     "sparsecore",
     "sparsecore_numpy",
     "sparsecore_torch",
+    "sparsecore_jax",
     "sparsecore_cpu",
     "sparsecore_strategies",
     "sparsecore_contrib",
@@ -77,7 +78,7 @@ WITH_OTHER_LIBRARIES = ("sparsecore_torch.lightning", "sparsecore_torch.transfor
 
 def missing(package: str) -> bool:
     """Whether a package is one that a machine without PyTorch or a C++ compiler does not have."""
-    names = {"sparsecore_torch": "torch", "sparsecore_cpu": "sparsecore_cpu"}
+    names = {"sparsecore_torch": "torch", "sparsecore_jax": "jax", "sparsecore_cpu": "sparsecore_cpu"}
     return package in names and importlib.util.find_spec(names[package]) is None
 
 

@@ -38,7 +38,16 @@ EXACT = JaxBackend(dtype="float64")
 NORMED = TrainingScenario(SmallNetwork("batch-norm"), Sgd(weight_decay=0.01), seed=2)
 
 
-@pytest.mark.parametrize("promise", BACKEND_PROMISES, ids=lambda promise: promise.name)
+OF_ONE_OPERATION = {"gradient-linear", "gradient-conv2d", "gradient-relu", "gradient-add", "gradient-flatten"}
+SLOW = OF_ONE_OPERATION | {"gradient-global-average-pool", "totals", "dense", "learns", "set-values", "optimizers"}
+
+
+def _param(promise: Any) -> Any:
+    marks = [pytest.mark.slow] if promise.name in SLOW else []
+    return pytest.param(promise, marks=marks, id=promise.name)
+
+
+@pytest.mark.parametrize("promise", [_param(promise) for promise in BACKEND_PROMISES])
 def test_it_keeps_each_promise_of_the_kit(promise: Any) -> None:
     # JAX compiles each network again, so that few examples of a learner must do here
     examples = 50 if promise in ARRAY_OPERATIONS else 1

@@ -93,7 +93,7 @@ def _param(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow) if name == "jax" else name
 
 
-@pytest.fixture(params=map(_param, SUBJECTS))
+@pytest.fixture(params=[_param(name) for name in SUBJECTS])
 def subject(request: pytest.FixtureRequest) -> Subject:
     return SUBJECTS[request.param]
 
