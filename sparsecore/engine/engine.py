@@ -272,6 +272,16 @@ class Engine:
         return self._planner.first_update(state)
 
     @property
+    def stack(self) -> StrategyStack:
+        """The strategies with their hooks, for modules of the engine that ask these."""
+        return self._stack
+
+    @property
+    def replaces_steps(self) -> bool:
+        """Whether a strategy may replace a step of the optimizer by its update."""
+        return bool(self._stack.implementers("replaces_step"))
+
+    @property
     def moves_weights(self) -> bool:
         """Whether a strategy prunes, so that updates are to be expected."""
         return bool(self._stack.implementers("prune"))

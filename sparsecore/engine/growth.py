@@ -129,11 +129,27 @@ def random_free_positions(occupied: Topology, counts: Sequence[int] | Counts, ra
     Returns:
         Distinct positions, ascending, in the layout's position dtype, on the backend.
     """
-    drawn = [
-        draw_ranks(random.generator("growth", name), int(room), int(count)) if count else np.empty(0, np.int64)
-        for name, room, count in zip(occupied.layout.names, occupied.room, counts, strict=True)
+    return free_positions(occupied, random_ranks(occupied.layout.names, occupied.room, counts, random))
+
+
+def random_ranks(
+    names: Sequence[str], room: Counts, counts: Sequence[int] | Counts, random: Randomness
+) -> list[NDArray[np.int64]]:
+    """Draw uniformly random ranks among the free positions of each tensor.
+
+    Args:
+        names: of the tensors, by which draws are keyed.
+        room: the number of free positions of each.
+        counts: how many to draw in each, at most its room.
+        random: the random numbers of this purpose.
+
+    Returns:
+        Ascending ranks of each tensor.
+    """
+    return [
+        draw_ranks(random.generator("growth", name), int(free), int(count)) if count else np.empty(0, np.int64)
+        for name, free, count in zip(names, room, counts, strict=True)
     ]
-    return free_positions(occupied, drawn)
 
 
 def free_positions(occupied: Topology, ranks: Sequence[NDArray[np.int64]]) -> Array:

@@ -174,6 +174,11 @@ class StrategyStack:
         """
         return list(self._hooks[hook](**arguments))
 
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The names of all hooks."""
+        return tuple(self._hooks)
+
     def implementers(self, hook: str) -> list[str]:
         """Return the names of the strategies that implement the hook, topmost first, without the engine's defaults.
 

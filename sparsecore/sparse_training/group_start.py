@@ -135,3 +135,22 @@ def _drawn(start: Start, group: StartingGroup, request: Request, make: MakeEngin
         if own.counts is None:  # else the number of weights is exact, in all tensors together
             engine.warn_of_other_sparsity(topologies[-1], own.wanted_sparsity, stacklevel=4)
     return partition.join(topologies)
+
+
+def requested_sparsity(
+    sparsities: Sequence[Group[float | None]], start: object, state: GroupStates
+) -> float | Mapping[str, float]:
+    """Return the sparsity that identifies a training: one number, or where it was given by group one a tensor.
+
+    Args:
+        sparsities: the sparsity of each group of tensors.
+        start: as for ``sparsify``.
+        state: before the first step.
+    """
+    if len(sparsities) == 1 and not sparsities[0].label:
+        given = sparsities[0].setting
+        if given is not None:
+            return given
+        return DEFAULT_SPARSITY if is_drawn(start) else state.topology.sparsity
+    by_tensor = {name: one.setting for one in sparsities for name in one.tensors}
+    return {name: float(by_tensor[name] or 0.0) for name in state.topology.layout.names}

@@ -39,7 +39,7 @@ class MagnitudeDrop:
     @property
     def declares(self) -> Declares:
         """Declare that the smallest weights go first, of each tensor or of the network."""
-        return Declares(smallest_first=self.scope)
+        return Declares(smallest_first=self.scope, pruned_counts="fixed" if self.scope == "tensor" else None)
 
     @hookimpl
     def prune(self, topology: Topology, values: Array, clock: Clock) -> Array:

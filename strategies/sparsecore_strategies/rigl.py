@@ -46,7 +46,9 @@ class RigL:
         schedule: when updates are due.
     """
 
-    declares: ClassVar = Declares(smallest_first="tensor", shares="pruned")
+    declares: ClassVar = Declares(
+        smallest_first="tensor", shares="pruned", pruned_counts="fixed", grows_first="gradient"
+    )
     tuning: ClassVar = {
         "drop_fraction.start": (0.1, 0.6),
         "schedule": [{"times": times, "until": 0.75} for times in (25, 100, 400)],

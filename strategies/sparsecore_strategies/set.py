@@ -77,7 +77,7 @@ class SparseEvolution:
     @property
     def declares(self) -> Declares:
         """Declare that the smallest weights go first, of each sign or of all, and growth where weights were lost."""
-        return Declares(smallest_first=_SCOPES[self.ranking], shares="pruned")
+        return Declares(smallest_first=_SCOPES[self.ranking], shares="pruned", pruned_counts="fixed")
 
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:

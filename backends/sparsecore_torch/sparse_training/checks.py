@@ -1,7 +1,6 @@
 """Checks of a user's model: what sparsify refuses or warns of, and layers that are frozen later."""
 
 import gc
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from types import FrameType
@@ -15,7 +14,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import UninitializedParameter
 
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError, LostWeightsWarning, listed
+from sparsecore.errors import InputError, listed
+from sparsecore.sparse_training.lost_weights import MANY_ZEROS, warn_of_loss
 from sparsecore_torch._torch_internals import (
     COMPILED_MODULE,
     is_set_as_training_flag,
@@ -160,8 +160,6 @@ def _sharing(parameters: Sequence[NamedParameter], claims: Sequence[Claim]) -> s
 
 
 _SHOWN = 8
-_MANY_ZEROS = 0.1
-"""The share of exact zeros from which weights count as trained sparsely; initial weights have no exact zeros."""
 
 
 def check_model(model: Any) -> nn.Module:
@@ -317,21 +315,14 @@ def warn_of_lost_weights(tensors: Sequence[NamedParameter], topology: Topology) 
         dense = full_tensor(one.parameter)
         nonzero = int(dense.count_nonzero())
         gone = nonzero - int(gather_active(dense, topology, index).count_nonzero())
-        if nonzero and _share_of_zeros(dense, one) >= _MANY_ZEROS:
+        if nonzero and _share_of_zeros(dense, one) >= MANY_ZEROS:
             lost[one.name] = (gone, nonzero)
-    gone, nonzero = (sum(numbers) for numbers in zip((0, 0), *lost.values(), strict=True))
-    if gone:
-        names = listed(list(lost), _SHOWN, "more tensors")
-        warnings.warn(
-            f"{names} hold many exact zeros, as after sparse training, but sparsify draws new positions: "
-            f"{gone} of {nonzero} nonzero weights become zero. To keep these weights active, give start='nonzero'; to "
-            "continue a training, give its state dict as start, or call sparsify before loading: then load the state "
-            "dicts of model, optimizer and training, or load the model alone and "
-            "call training.adopt(). If these weights may be lost, ignore this sparsecore.errors.LostWeightsWarning "
-            "with warnings.filterwarnings",
-            LostWeightsWarning,
-            stacklevel=3,
-        )
+    warn_of_loss(
+        lost,
+        "to continue a training, give its state dict as start, or call sparsify before loading: then load the state "
+        "dicts of model, optimizer and training, or load the model alone and call training.adopt()",
+        stacklevel=3,
+    )
 
 
 def _share_of_zeros(dense: Tensor, one: NamedParameter) -> float:

@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.engine.engine import Engine
-from sparsecore.engine.groups import GroupStates
 from sparsecore.engine.reallocation import RegrowPruned
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import Units, as_units
 from sparsecore.engine.young_weights import YoungWeights, as_young_weights
 from sparsecore.errors import InputError, unknown
 from sparsecore.sparse_training.clock import clock_of, try_schedules
-from sparsecore.sparse_training.group_start import group_states, starting_groups
-from sparsecore.sparse_training.groups import Choice, Group, Selector, check_sparsities, groups_of
-from sparsecore.sparse_training.start import DEFAULT_SPARSITY, is_drawn, is_random, is_saved_training
+from sparsecore.sparse_training.group_start import group_states, requested_sparsity, starting_groups
+from sparsecore.sparse_training.groups import Choice, Selector, check_sparsities, groups_of
+from sparsecore.sparse_training.start import is_random, is_saved_training
 from sparsecore.sparse_training.start_counts import CountRequest, start_counts, with_budget
 from sparsecore.sparse_training.strategy_stack import stack_of
 from sparsecore_torch.arrays import TorchArrays, as_tensor
@@ -215,7 +214,7 @@ def sparsify(
                 stored=store(shares, state.topology, as_tensor(values)),
                 routes=choice.routes,
                 ranks=present_ranks(),
-                sparsity=_requested_sparsity(sparsities, start, state),
+                sparsity=requested_sparsity(sparsities, start, state),
                 young=choices,
                 learning_rates=rates,
             )
@@ -226,16 +225,3 @@ def _started(training: SparseTraining, start: Start) -> SparseTraining:
     if is_saved_training(start):
         training.load_state_dict(start)
     return training
-
-
-def _requested_sparsity(
-    sparsities: Sequence[Group[float | None]], start: Start, state: GroupStates
-) -> float | Mapping[str, float]:
-    """Return the sparsity that identifies a training: one number, or where it was given by group one a tensor."""
-    if len(sparsities) == 1 and not sparsities[0].label:
-        given = sparsities[0].setting
-        if given is not None:
-            return given
-        return DEFAULT_SPARSITY if is_drawn(start) else state.topology.sparsity
-    by_tensor = {name: one.setting for one in sparsities for name in one.tensors}
-    return {name: float(by_tensor[name] or 0.0) for name in state.topology.layout.names}

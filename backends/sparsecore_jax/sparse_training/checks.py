@@ -1,0 +1,156 @@
+"""Checks that parameters, gradients and optimizer state belong to a training, each with a sentence about what to do."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import jax
+import numpy as np
+
+from sparsecore.engine.groups import EngineGroups, GroupStates
+from sparsecore.engine.topology import Topology
+from sparsecore.errors import InputError
+from sparsecore_jax.sparse_training.parameters import PyTree, with_leaves
+from sparsecore_jax.sparse_training.tensors import SparseTensors, on_host
+from sparsecore_jax.sparse_training.transformation import SparseState, placed_like, sparse_state_of
+
+
+def found_state(opt_state: PyTree) -> tuple[SparseState, bool]:
+    """Return the state of the sparse optimizer, and whether MultiSteps accumulates around it.
+
+    Args:
+        opt_state: that state, or one that has it.
+
+    Raises:
+        InputError: there is none, or several.
+    """
+    try:
+        return sparse_state_of(opt_state)
+    except LookupError as error:
+        raise InputError(
+            f"opt_state has {error.args[0]} states of a sparse optimizer, and must have one; make it by the init of "
+            "the optimizer that sparsify returned"
+        ) from None
+
+
+def check_masks(state: SparseState, tensors: SparseTensors, topology: Topology) -> None:
+    """Check that the masks in a state are those of a training.
+
+    Raises:
+        InputError: one differs.
+    """
+    columns = zip(tensors.layout.names, jax.tree.leaves(state.masks), tensors.masks(topology), strict=True)
+    for name, there, here in columns:
+        if not np.array_equal(on_host(there, np.bool_), here):
+            raise InputError(
+                f"the optimizer's state has another mask of {name} than the training; both must be of one time: load "
+                "the state dict of the training that was saved with it, make a state by optimizer.init(params), or "
+                "after updates inside jax.jit call training.synchronize(opt_state)"
+            )
+
+
+def check_count(count: int, expected: int) -> None:
+    """Check the number of finished steps in a state.
+
+    Raises:
+        InputError: it is not that of the training.
+    """
+    if count != expected:
+        raise InputError(
+            f"the optimizer's state has finished {count} steps, and the training knows of {expected}; call "
+            "training.update(params, opt_state) after every step of the optimizer, and load the state dict of the "
+            "training together with parameters and optimizer state"
+        )
+
+
+def check_updates(state: SparseState, expected: Sequence[int]) -> None:
+    """Check that no traced update has moved weights unseen.
+
+    Args:
+        state: of the optimizer.
+        expected: the numbers of updates of each group of tensors that the training knows of.
+
+    Raises:
+        InputError: the state has others.
+    """
+    there = np.asarray(jax.tree.leaves(state.updates)[0]).tolist()
+    if there != list(expected):
+        raise InputError(
+            f"the optimizer's state has made {sum(there)} updates, and the training knows of {sum(expected)}; after "
+            "updates inside jax.jit call training.synchronize(opt_state)"
+        )
+
+
+def check_inactive(params: PyTree, tensors: SparseTensors, values: Any) -> None:
+    """Check that inactive weights are zero.
+
+    Args:
+        params: the parameters.
+        tensors: the sparse tensors.
+        values: their values at active positions.
+
+    Raises:
+        InputError: some are not.
+    """
+    nonzero = sum(int(np.count_nonzero(on_host(one, None))) for one in tensors.of_tree(params))
+    lost = nonzero - int(np.count_nonzero(values))
+    if lost:
+        raise InputError(
+            f"{lost} weights are nonzero that are not active; give the parameters that sparsify or training.update "
+            "returned, or training.masked(params) if these weights may become zero"
+        )
+
+
+def check_gradients(gradients: PyTree, tensors: SparseTensors) -> None:
+    """Check that gradients have the structure of the parameters.
+
+    Raises:
+        InputError: that of a sparse tensor is missing, or has another shape.
+    """
+    leaves = jax.tree.leaves(gradients)
+    for one in tensors.leaves:
+        shape = tuple(leaves[one.index].shape) if one.index < len(leaves) else None
+        if shape != one.shape:
+            raise InputError(
+                f"the gradients have {'nothing' if shape is None else f'an array of shape {shape}'} at the place of "
+                f"{one.name}, which has the shape {one.shape}; give those of all parameters, as jax.grad returns them"
+            )
+
+
+def refuse_accumulation_around(is_accumulated: bool, engines: EngineGroups) -> None:
+    """Refuse MultiSteps around the sparse optimizer where a strategy needs the gradients that it accumulates.
+
+    Raises:
+        InputError: it is so.
+    """
+    if is_accumulated and any(engine.gradient_requests.dense for engine in engines.engines):
+        raise InputError(
+            "the strategy asks for dense gradients, which optax.MultiSteps accumulates around the sparse optimizer; "
+            "let it accumulate inside: sparsify(params, optax.MultiSteps(optimizer, ...))"
+        )
+
+
+def no_gradient(name: str) -> Any:
+    """Raise an error in place of returning a gradient that was not given.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(f"the gradient of {name} was not given; training.update takes gradients as its third argument")
+
+
+def at_step(state: GroupStates, step: int) -> GroupStates:
+    """Return a training's state with another number of finished steps."""
+    states = tuple(attrs.evolve(one, clock=attrs.evolve(one.clock, step=step)) for one in state.states)
+    return attrs.evolve(state, states=states, clock=attrs.evolve(state.clock, step=step))
+
+
+def placed_numbers(old: Any, new: Any) -> Any:
+    """Return whole numbers in place of others of the same shape, on their device."""
+    placed = placed_like(np.asarray(new, np.int32), jax.tree.leaves(old)[0])
+    return with_leaves(old, [placed])
+
+
+def as_int(scalar: Any) -> int:
+    """Return a number of the device, also one that nnx has wrapped; the host waits for it."""
+    return int(np.asarray(jax.tree.leaves(scalar)[0]))

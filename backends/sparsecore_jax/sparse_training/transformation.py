@@ -1,0 +1,244 @@
+"""The optax transformation that keeps inactive weights and their moments at zero; its masks are data in its state."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import attrs
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparsecore_jax.sparse_training.parameters import PyTree, with_leaves
+from sparsecore_jax.sparse_training.state_entries import StateEntries
+from sparsecore_jax.sparse_training.tensors import SparseTensors
+
+NEVER = -1
+"""The number of no step."""
+
+
+class SparseState(NamedTuple):
+    """The state of a sparse training's optimizer.
+
+    Attributes:
+        inner_state: of the user's optimizer, zero at inactive positions where it has one entry a weight.
+        masks: bool, one for each sparse tensor in the order of the parameters, True for active weights.
+        count: the number of finished steps, int32.
+        replaced_step: the number of the step that an update of the strategy replaces, int32; -1 for none.
+        updates: the numbers of finished updates of each group of tensors, int32.
+        gradients: the mean of the dense gradients that are being accumulated, one for each sparse tensor, where
+            ``optax.MultiSteps`` accumulates and a strategy asks for them; else empty.
+    """
+
+    inner_state: Any
+    masks: tuple[Any, ...]
+    count: Any
+    replaced_step: Any
+    updates: Any
+    gradients: tuple[Any, ...]
+
+
+@attrs.frozen(eq=False)
+class Start:
+    """What a new state starts with, besides that of the user's optimizer.
+
+    Attributes:
+        masks: of the active weights now, on the host.
+        step: the number of finished steps.
+        replaced_step: the number of the next step that is replaced, or -1.
+        updates: the numbers of finished updates of each group.
+    """
+
+    masks: Sequence[Any]
+    step: int
+    replaced_step: int
+    updates: tuple[int, ...]
+
+
+def sparse_transformation(
+    inner: Any,
+    tensors: SparseTensors,
+    entries: StateEntries,
+    start: Callable[[PyTree], Start],
+    *,
+    replaces_steps: bool,
+    accumulates: bool,
+) -> Any:
+    """Return the user's optimizer, which leaves inactive weights at zero.
+
+    Args:
+        inner: the user's transformation.
+        tensors: the sparse tensors.
+        entries: what its state has of single weights.
+        start: returns what a state for these parameters starts with.
+        replaces_steps: whether updates of the strategy may replace steps.
+        accumulates: whether the dense gradients that MultiSteps accumulates are to be kept.
+
+    Returns:
+        A ``GradientTransformationExtraArgs`` whose state is a :class:`SparseState`.
+    """
+    optimizer = optax.with_extra_args_support(inner)
+
+    def init(params: PyTree) -> SparseState:
+        now = start(params)
+        arrays = tensors.of_tree(params)
+        masks = tuple(placed_like(mask, array) for mask, array in zip(now.masks, arrays, strict=True))
+        inner_state = optimizer.init(params)
+        return SparseState(
+            inner_state=masked_entries(inner_state, masks, entries),
+            masks=masks,
+            count=jnp.asarray(now.step, jnp.int32),
+            replaced_step=jnp.asarray(now.replaced_step, jnp.int32),
+            updates=jnp.asarray(now.updates, jnp.int32),
+            gradients=tuple(jnp.zeros(array.shape, array.dtype) for array in arrays) if accumulates else (),
+        )
+
+    def update(
+        gradients: PyTree, state: SparseState, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, SparseState]:
+        masked = masked_tree(gradients, state.masks, tensors)
+
+        def step(inner_state: Any) -> tuple[PyTree, Any]:
+            updates, after = optimizer.update(masked, inner_state, params, **extra)
+            return masked_tree(updates, state.masks, tensors), masked_entries(after, state.masks, entries)
+
+        if replaces_steps:
+            updates, inner_state = _replaceable(step, state)
+        else:
+            updates, inner_state = step(state.inner_state)
+        kept = _accumulated(state, tensors.of_tree(gradients)) if accumulates else ()
+        count = state.count + _steps_taken(state.inner_state, inner_state)
+        return updates, state._replace(inner_state=inner_state, count=count, gradients=kept)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def masked_tree(tree: PyTree, masks: Sequence[Any], tensors: SparseTensors) -> PyTree:
+    """Return a tree of the parameters' structure with zeros at inactive positions.
+
+    Args:
+        tree: parameters, gradients or updates.
+        masks: one for each sparse tensor.
+        tensors: the sparse tensors.
+    """
+    leaves = jax.tree.leaves(tree)
+    for one, mask in zip(tensors.leaves, masks, strict=True):
+        leaves[one.index] = zero_unless(mask, leaves[one.index])
+    return with_leaves(tree, leaves)
+
+
+def masked_entries(state: PyTree, masks: Sequence[Any], entries: StateEntries) -> PyTree:
+    """Return the state of an optimizer with zeros for inactive weights.
+
+    Args:
+        state: of the user's optimizer.
+        masks: one for each sparse tensor.
+        entries: what it has of single weights.
+    """
+    leaves = jax.tree.leaves(state)
+    for index, tensor in entries.owners.items():
+        leaves[index] = zero_unless(masks[tensor], leaves[index])
+    return with_leaves(state, leaves)
+
+
+def zero_unless(mask: Any, array: Any) -> Any:
+    """Return an array with zeros where the mask is false, whatever is there now, also NaN.
+
+    Args:
+        mask: bool, of the shape of the array's last axes.
+        array: the entries.
+    """
+    return jnp.where(mask, array, jnp.zeros((), array.dtype))
+
+
+def placed_like(host: Any, array: Any) -> Any:
+    """Return an array of the host as one of JAX, on the devices of another one.
+
+    Args:
+        host: of NumPy.
+        array: of JAX, or traced; only a committed one tells where it has to be.
+    """
+    placed = jnp.asarray(host)
+    return jax.device_put(placed, array.sharding) if getattr(array, "committed", False) else placed
+
+
+def _replaceable(step: Callable[[Any], tuple[PyTree, Any]], state: SparseState) -> tuple[PyTree, Any]:
+    """Return what a step does, or nothing if it is the one that an update replaces."""
+    is_replaced = state.count + 1 == state.replaced_step
+    updates_like, _ = jax.eval_shape(step, state.inner_state)
+
+    def nothing(inner_state: Any) -> tuple[PyTree, Any]:
+        zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), updates_like)
+        return zeros, inner_state
+
+    if not isinstance(state.inner_state, optax.MultiStepsState):
+        return jax.lax.cond(is_replaced, nothing, step, state.inner_state)  # type: ignore[no-any-return]
+    # its counts go on, so that the step ends; the optimizer in it stays as it is
+    updates, after = step(state.inner_state)
+    zeros, _ = nothing(None)
+
+    def keep(old: Any, new: Any) -> Any:
+        return jax.tree.map(lambda one, other: jnp.where(is_replaced, one, other), old, new)
+
+    unchanged = keep(state.inner_state.inner_opt_state, after.inner_opt_state)
+    return keep(zeros, updates), after._replace(inner_opt_state=unchanged)
+
+
+def _steps_taken(before: Any, after: Any) -> Any:
+    """Return whether the optimizer has taken a step, 0 or 1: accumulation and rejected gradients are none."""
+    counters: dict[type, Callable[[], Any]] = {
+        optax.MultiStepsState: lambda: after.gradient_step - before.gradient_step,
+        optax.ApplyIfFiniteState: lambda: after.last_finite,
+    }
+    return jnp.asarray(counters.get(type(after), lambda: 1)(), jnp.int32)
+
+
+def _accumulated(state: SparseState, gradients: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the mean of the dense gradients since the last step, as MultiSteps forms it."""
+    number = state.inner_state.mini_step
+    return tuple(
+        jnp.where(number == 0, one, mean + (one - mean) / (number + 1)).astype(mean.dtype)
+        for mean, one in zip(state.gradients, gradients, strict=True)
+    )
+
+
+def accumulates(optimizer: Any, params: PyTree) -> bool:
+    """Return whether an optimizer is ``optax.MultiSteps``.
+
+    Args:
+        optimizer: a transformation.
+        params: of the parameters' structure; their values are not read.
+    """
+    return isinstance(jax.eval_shape(optimizer.init, params), optax.MultiStepsState)
+
+
+def sparse_state_of(opt_state: PyTree) -> tuple[SparseState, bool]:
+    """Return the state of the sparse transformation within that of an optimizer, and whether MultiSteps is around it.
+
+    Args:
+        opt_state: the state itself, or one of ``optax.chain`` and the like that has it.
+
+    Raises:
+        LookupError: there is none, or several.
+    """
+    found = [one for one in jax.tree.leaves(opt_state, is_leaf=_is_sparse_state) if _is_sparse_state(one)]
+    if len(found) != 1:
+        raise LookupError(len(found))
+    around = jax.tree.leaves(opt_state, is_leaf=lambda one: isinstance(one, optax.MultiStepsState))
+    accumulating = [one for one in around if isinstance(one, optax.MultiStepsState)]
+    return found[0], any(
+        _is_sparse_state(inner) for one in accumulating for inner in jax.tree.leaves(one, is_leaf=_is_sparse_state)
+    )
+
+
+def with_sparse_state(opt_state: PyTree, state: SparseState) -> PyTree:
+    """Return the state of an optimizer with another state of the sparse transformation in it.
+
+    Args:
+        opt_state: as for :func:`sparse_state_of`.
+        state: the new one.
+    """
+    return jax.tree.map(lambda one: state if _is_sparse_state(one) else one, opt_state, is_leaf=_is_sparse_state)
+
+
+def _is_sparse_state(node: Any) -> bool:
+    return isinstance(node, SparseState)
