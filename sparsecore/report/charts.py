@@ -11,7 +11,7 @@ import attrs
 
 from sparsecore.report.colours import Style
 from sparsecore.report.marks import Mark
-from sparsecore.report.scales import Axis
+from sparsecore.report.scales import Axis, short_number
 
 MAX_POINTS = 500
 """A line of a page has at most this many points."""
@@ -43,7 +43,7 @@ class Table:
 
     def link(self) -> str:
         """Return the CSV file as a ``data:`` link."""
-        return "data:text/csv;charset=utf-8," + quote(self.csv(), safe=",;:/ .-_()+*").replace(" ", "%20")
+        return "data:text/csv;charset=utf-8," + quote(self.csv(), safe=",;:/.-_()+*")
 
 
 @attrs.frozen
@@ -100,7 +100,7 @@ class Series:
 
 
 def series_of(name: str, style: Style | None, points: Sequence[tuple[float, float]], *, holds: bool = False) -> Series:
-    """Return a series whose values have six significant digits.
+    """Return a series whose values have six significant digits; whole numbers have all of theirs.
 
     Args:
         name: its name.
@@ -108,7 +108,7 @@ def series_of(name: str, style: Style | None, points: Sequence[tuple[float, floa
         points: its points, from left to right.
         holds: whether a value holds until the next one.
     """
-    return Series(name, style, [(x, y, f"{y:,.6g}") for x, y in points], holds)
+    return Series(name, style, [(x, y, short_number(y)) for x, y in points], holds)
 
 
 def readings(series: Sequence[Series], head: Mapping[float, str] | str, unit: str = "") -> Readings:
@@ -121,7 +121,7 @@ def readings(series: Sequence[Series], head: Mapping[float, str] | str, unit: st
     """
     stops = sorted({x for one in series for x, _, _ in one.points})
     shown = [stops[index] for index in evenly_spaced(len(stops), MAX_POINTS)]
-    heads = [f"{head} {stop:,.6g}" if isinstance(head, str) else head[stop] for stop in shown]
+    heads = [f"{head} {short_number(stop)}" if isinstance(head, str) else head[stop] for stop in shown]
     return Readings("x", shown, heads, [_reading(one, shown) for one in series], unit)
 
 
