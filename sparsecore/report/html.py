@@ -156,6 +156,7 @@ def chart_element(chart: Chart) -> str:
     )
     data = [panel_data(panel, plane, keys) for panel, plane in zip(chart.panels, planes, strict=True)]
     wide = " wide" if chart.is_wide or len(chart.panels) > 1 else ""
+    many = " many" if len(chart.panels) > 2 else ""  # three side by side are small
     link = (
         f'<a class="csv" download="{escape(chart.name)}.csv" title="download the data of this figure" '
         f'href="{escape(chart.table.link())}">CSV</a>'
@@ -165,7 +166,7 @@ def chart_element(chart: Chart) -> str:
     return (
         f'<figure class="chart{wide}" id="{escape(chart.name)}">\n'
         f'<div class="head"><h2>{escape(chart.title)}</h2>{link}</div>\n'
-        f'{_legend(chart, keys)}<div class="panels">\n{drawings}</div>\n'
+        f'{_legend(chart, keys)}<div class="panels{many}">\n{drawings}</div>\n'
         f"<figcaption>{_scale(chart.scale)}{escape(chart.caption.strip())}</figcaption>\n"
         f'<script type="application/json">{_json(data)}</script>\n</figure>\n'
     )
