@@ -158,10 +158,13 @@ def test_a_report_shows_no_numbers_that_the_run_did_not_have(run: Path, tmp_path
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(run, folder.path)
     result = json.loads(folder.result.read_text("utf-8"))
-    folder.result.write_text(json.dumps({**result, number: result[number] + 1}), "utf-8")
-    ended = run_in_process("report", folder.path)
-    assert ended.status == 2
-    assert number in ended.sentence
+    changed = {**result, number: result[number] + 1}
+    without_checksum = {key: value for key, value in changed.items() if key != "sha256"}
+    for content, sentence in ((changed, "checksum"), (without_checksum, number)):
+        folder.result.write_text(json.dumps(content), "utf-8")
+        ended = run_in_process("report", folder.path)
+        assert ended.status == 2
+        assert sentence in ended.sentence
 
 
 @pytest.mark.filterwarnings("ignore::sparsecore.errors.InputWarning")

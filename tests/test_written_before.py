@@ -7,15 +7,19 @@ ends of the same trainings without an interruption.
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from in_process import run_in_process
 from safetensors.numpy import load_file
 from sealed_content import entry_of
 
+from sparsecore.errors import InputError
+from sparsecore.plugins.discovery import load
 from sparsecore.report import read_run
 from sparsecore.run.checkpoint import read_checkpoint
 from sparsecore.run.folder import RunFolder
@@ -148,6 +152,44 @@ def test_state_dicts_are_loaded_and_the_training_goes_on_as_it_did(version: str,
     np.testing.assert_array_equal(ended["positions"], arrays["end/positions"])
     for name, array in ended.items():
         np.testing.assert_allclose(array, arrays[f"end/{name}"], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_a_strategy_with_a_new_option_resumes_what_was_begun_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new option is at its default, which is what the strategy did before."""
+    folder, end = copied("0.2.0", "numpy", tmp_path), expected("0.2.0", "numpy")
+    growth = load("strategy", "gradient-growth")
+    later = attrs.make_class(growth.__name__, {"novel": attrs.field(default=0.5)}, (growth,), frozen=True, eq=False)
+    monkeypatch.setattr(sys.modules[growth.__module__], growth.__name__, later)
+    resume = ("train", "--resume", "--out", folder, "--data-dir", DATA / "0.2.0/images.npz")
+    refused = run_in_process(*resume, "--set", "strategy.gradient-growth.novel=0.7")
+    assert "'novel': 0.7}] is requested" in refused.sentence
+    done = run_in_process(*resume)
+    assert done.status == 0, done.stderr
+    np.testing.assert_array_equal(load_file(folder / "checkpoint.safetensors")["positions"], end["positions"])
+    assert len(read_run(folder).epochs) == 3
+    done = run_in_process("report", folder)
+    assert done.status == 0, done.stderr
+
+
+def test_a_training_with_a_new_option_loads_what_was_saved_without_it_where_it_is_at_its_default() -> None:
+    pytest.importorskip("torch")
+    from sparsify_examples import mlp, sgd
+
+    from sparsecore_torch import sparsify
+
+    growth = load("strategy", "gradient-growth")
+    later = attrs.make_class(growth.__name__, {"novel": attrs.field(default=0.5)}, (growth,), frozen=True, eq=False)
+
+    def begun(strategy: object) -> Any:
+        model = mlp()
+        return sparsify(model, sgd(model), strategy=["dpr", strategy], sparsity=0.8, seed=1)
+
+    saved = begun(growth()).state_dict()
+    begun(later()).load_state_dict(saved)
+    with pytest.raises(InputError, match=r"novel: 0\.5 there, 0\.7 here"):
+        begun(later(novel=0.7)).load_state_dict(saved)
 
 
 def test_the_files_of_0_2_0_name_their_formats() -> None:

@@ -42,6 +42,29 @@ def describe_strategies(strategies: Mapping[str, object]) -> list[dict[str, Any]
     return [_of_strategy(strategy) for strategy in strategies.values() if not _hooks(strategy).keys() <= _OBSERVING]
 
 
+def default_options(strategies: Mapping[str, object]) -> list[dict[str, Any]]:
+    """Return the options of the same strategies that have a default, with these defaults.
+
+    Args:
+        strategies: instances by name, bottom first.
+
+    Returns:
+        A dict for each strategy that :func:`describe_strategies` describes; empty for those that are no attrs classes.
+    """
+    described_ones = (one for one in strategies.values() if not _hooks(one).keys() <= _OBSERVING)
+    return [_defaults(type(strategy)) for strategy in described_ones]
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    fields = attrs.fields(kind) if attrs.has(kind) else ()
+    plain = [one for one in fields if one.eq and one.init and not isinstance(one.default, attrs.Factory)]  # type: ignore[arg-type]
+    return {
+        one.name: described(one.converter(one.default) if one.converter else one.default, 1)
+        for one in plain
+        if one.default is not attrs.NOTHING
+    }
+
+
 @singledispatch
 def described(value: Any, depth: int = 0) -> Any:
     """Return a value as strings, numbers, bools, None, lists and dicts; an object as its class and its options.

@@ -5,6 +5,7 @@ tensors.json holds :class:`StartTensors`, a line of metrics.jsonl :class:`Metric
 """
 
 import base64
+import hashlib
 import json
 import math
 import zlib
@@ -267,8 +268,29 @@ def read_text(path: Path) -> str:
     return _decode(path, _read_bytes(path))
 
 
+_CHECKSUM = "sha256"
+
+
+def record_content(record: Any, indent: int | None = None) -> bytes:
+    """The content of a file that holds one record: its format, its fields, and a checksum of these.
+
+    Args:
+        record: an attrs value of what JSON represents.
+        indent: of the JSON; None to write it on one line.
+    """
+    fields = RUN.put(attrs.asdict(record))
+    return json.dumps({**fields, _CHECKSUM: _checksum(fields)}, indent=indent).encode() + b"\n"
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    """The SHA-256 of a JSON object without whitespace, by the order of its keys."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def read_record(path: Path, kind: type[Record]) -> Record:
     """The record in a file that holds one JSON object; keys that the schema does not have are ignored.
+
+    A file of before there were checksums is read without one.
 
     Args:
         path: the file.
@@ -277,7 +299,12 @@ def read_record(path: Path, kind: type[Record]) -> Record:
     Raises:
         InputError: it cannot be read, is damaged, or is of a later version.
     """
-    return _structured(path, 1, RUN.take(_object(path, 1, read_text(path)), str(path)), kind)
+    fields = _object(path, 1, read_text(path))
+    known = fields.pop(_CHECKSUM, None)
+    own = RUN.take(fields, str(path))
+    if known is not None and known != _checksum(fields):
+        raise InputError(f"{path} is damaged: its content does not match its checksum")
+    return _structured(path, 1, own, kind)
 
 
 def read_lines(path: Path, kind: type[Record]) -> tuple[Record, ...]:

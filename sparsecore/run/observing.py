@@ -1,6 +1,5 @@
 """The observers of a run: what its folder keeps of them, and telling them of updates and epochs."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from sparsecore.observers.metrics import update_metrics
 from sparsecore.observers.observation import Observation, Subject, flat_settings
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.logs import Effort, Metrics, read_record
+from sparsecore.run.logs import Effort, Metrics, read_record, record_content
 from sparsecore.run.recording import MakeCheckpoint, RunWriter
 from sparsecore.run.replay import moves
 from sparsecore.run.setup import Setup
@@ -120,7 +119,7 @@ class ObservingWriter(RunWriter):
         """Write what the folder keeps of the observers, where it has changed."""
         record = ObserverRecord(self._options, self._observation.states())
         if record != self._written:
-            write_whole(self._folder.observers, json.dumps(attrs.asdict(record), indent=1).encode() + b"\n")
+            write_whole(self._folder.observers, record_content(record, indent=1))
             self._written = record
 
 

@@ -1,6 +1,5 @@
 """Writers of a run: the first rank writes logs and checkpoints into the folder, all other ranks nothing."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -16,7 +15,7 @@ from sparsecore.run.checkpoint import Checkpoint, logs_of
 from sparsecore.run.checkpoint_validation import blaming
 from sparsecore.run.files import LineLog, Lock, LogState, remove_left_over, write_whole
 from sparsecore.run.folder import RunFolder
-from sparsecore.run.logs import Effort, Metrics, StartTensors, update_line
+from sparsecore.run.logs import Effort, Metrics, StartTensors, record_content, update_line
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -88,7 +87,7 @@ class RunFolderWriter(RunWriter):
         self._folder, self._lock = folder, lock
         for path in (folder.tensors, folder.checkpoint, folder.seconds):
             remove_left_over(path)
-        write_whole(folder.tensors, json.dumps(attrs.asdict(StartTensors.of(start)), indent=1).encode())
+        write_whole(folder.tensors, record_content(StartTensors.of(start), indent=1))
         known: Mapping[str, LogState | None] = {"metrics": None, "reallocations": None}
         if checkpoint is not None:
             with blaming(checkpoint):
@@ -122,7 +121,7 @@ class RunFolderWriter(RunWriter):
         """Write the checkpoint, with the lengths of the logs in it."""
         logs = {"metrics": self._metrics.sync(), "reallocations": self._reallocations.sync()}
         # before the checkpoint, because nothing is measured again in a run whose checkpoint is at its end
-        write_whole(self._folder.seconds, json.dumps(attrs.asdict(effort)).encode())
+        write_whole(self._folder.seconds, record_content(effort))
         make_checkpoint({"logs": {name: attrs.asdict(log) for name, log in logs.items()}}).write(
             self._folder.checkpoint
         )

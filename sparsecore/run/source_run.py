@@ -50,7 +50,8 @@ class SourceRun:
             raise InputError(f"start.run is the folder of a finished run; there is none at {folder.path}")
         if (folder.path / LOTTERY_FILE).exists():
             raise InputError(f"{folder.path} is the folder of a lottery; give one of its runs, such as round-1 in it")
-        experiment = Experiment.of(folder.read_tables())
+        tables = folder.read_tables()
+        experiment = Experiment.of(tables)
         end = read_checkpoint(folder.checkpoint) if folder.checkpoint.exists() else None
         done = _epochs_done(end) if end else 0
         if end is None or done < experiment.training.epochs:
@@ -58,7 +59,7 @@ class SourceRun:
                 f"start.run is the folder of a finished run; {folder.path} has done {done} of its "
                 f"{experiment.training.epochs} epochs: resume it with sparsecore train --resume --out {folder.path}"
             )
-        if end.facts.get("experiment") != experiment_fingerprint(experiment.tables()):
+        if end.facts.get("experiment") != experiment_fingerprint(tables):
             raise InputError(
                 f"{folder.experiment} has changed since the run {folder.path} was trained: its checkpoint was made "
                 "with other settings"

@@ -1,6 +1,5 @@
 """The training loop: one for every model, strategy and backend, and for every rank."""
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,7 +17,6 @@ from sparsecore.engine.state import State
 from sparsecore.errors import DivergedError, InputError, InputWarning
 from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.plugin_choice import PluginChoice
-from sparsecore.formats import RUN
 from sparsecore.learning.flops import StepSums
 from sparsecore.learning.gradients import backward
 from sparsecore.learning.ledger import Bytes
@@ -31,7 +29,7 @@ from sparsecore.run.flops import flops_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import identity, machine
 from sparsecore.run.initialization import INITIAL_VALUES, RandomInitialization
-from sparsecore.run.logs import Effort, Metrics, Result, epoch_metrics, read_record
+from sparsecore.run.logs import Effort, Metrics, Result, epoch_metrics, read_record, record_content
 from sparsecore.run.observing import ObservingWriter
 from sparsecore.run.recording import RunFolderWriter, RunWriter
 from sparsecore.run.setup import Setup
@@ -317,8 +315,9 @@ def writing_participant(
         InputError: the folder is damaged, belongs to another experiment or other data, another process is at work in
             it, or an observer cannot be started.
     """
-    lock, own = folder.lock(), identity(setup)
+    lock = folder.lock()
     try:
+        own = _identity_in(setup, folder)
         checkpoint = _checkpoint(own, folder)
         run = Run(setup, ranks, own, checkpoint, _effort(folder) if checkpoint else Effort())
         writer: RunWriter = RunFolderWriter(folder, lock, setup.start.topology, checkpoint)
@@ -344,7 +343,7 @@ def reading_participant(setup: Setup, folder: RunFolder | None, ranks: Ranks) ->
     Raises:
         InputError: as for :func:`writing_participant`.
     """
-    own = identity(setup)
+    own = identity(setup) if folder is None else _identity_in(setup, folder)
     return Participant(Run(setup, ranks, own, None if folder is None else _checkpoint(own, folder)), RunWriter())
 
 
@@ -376,10 +375,19 @@ def conclude(setup: Setup, finished: Finished, folder: RunFolder) -> Result:
         flops=flops_of(setup, state, finished.sums),
         seconds=round(finished.seconds, 3),
         run=str(folder.path.resolve()),
-        experiment_sha256=experiment_fingerprint(setup.experiment.tables()),
+        experiment_sha256=experiment_fingerprint(folder.read_tables()),
     )
-    write_whole(folder.result, json.dumps(RUN.put(attrs.asdict(result)), indent=1).encode() + b"\n")
+    write_whole(folder.result, record_content(result, indent=1))
     return result
+
+
+def _identity_in(setup: Setup, folder: RunFolder) -> dict[str, str]:
+    """The fingerprints of a run, of which that of the experiment is of the settings that its folder has.
+
+    An earlier version may have begun the run: settings that it did not have are at their defaults, and are not in the
+    fingerprint that it has written.
+    """
+    return {**identity(setup), "experiment": experiment_fingerprint(folder.read_tables())}
 
 
 def _checkpoint(own: Mapping[str, str], folder: RunFolder) -> Checkpoint | None:

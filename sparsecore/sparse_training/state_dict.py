@@ -15,12 +15,15 @@ from sparsecore.engine.reallocation import RegrowPruned
 from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import partial_units_error
-from sparsecore.errors import InputError
+from sparsecore.errors import InputError, printable
 from sparsecore.formats import KEY, STATE_DICT
-from sparsecore.plugins.description import describe_strategies, described
+from sparsecore.plugins.description import default_options, describe_strategies, described
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 """The errors that entries of other types than expected cause."""
+
+_LONGEST = 100
+"""Characters of a value in an error sentence."""
 
 Counts = tuple[int, ...]
 Identity = Mapping[str, Any]
@@ -125,9 +128,9 @@ def load(
     Raises:
         InputError: it is damaged, no such state dict, or of another training, whose first difference is named.
     """
-    _check_same(saved, identity)
     is_one = len(engines.engines) == 1
     try:
+        _check_same(saved, identity, [one for engine in engines.engines for one in default_options(engine.strategies)])
         topology = _load_topology(arrays.unpack(saved["positions"]), saved["weights"], like.topology, engines)
         memories = [saved["memories"]] if is_one else saved["memories of groups"]
         step, updates = (_count(saved["clock"][name], name) for name in ("step", "updates"))
@@ -160,7 +163,7 @@ def _load_group(
     return State(topology, strategy_states, attrs.evolve(like.clock, step=step, updates=updates))
 
 
-def _check_same(saved: Mapping[str, Any], identity: Identity) -> None:
+def _check_same(saved: Mapping[str, Any], identity: Identity, defaults: Sequence[Mapping[str, Any]]) -> None:
     if not isinstance(saved, Mapping):
         raise InputError(f"what is to be loaded is no state dict of sparse training but {type(saved).__name__}")
     STATE_DICT.check(saved.get(KEY), "what is to be loaded")
@@ -170,34 +173,45 @@ def _check_same(saved: Mapping[str, Any], identity: Identity) -> None:
     difference = (
         _tensor_difference(saved.get("tensors"), identity["tensors"])
         or _first_difference({fact: saved.get(fact) for fact in others}, others)
-        or _strategy_difference(saved.get("strategies"), identity["strategies"])
+        or _strategy_difference(saved.get("strategies"), identity["strategies"], defaults)
         or _first_difference(saved.get("regrow_pruned"), identity["regrow_pruned"], "regrow_pruned")
     )
     if difference is not None:
         raise InputError(f"the state dict is of another training; the first difference is in {difference}")
 
 
-def _strategy_difference(there: Any, here: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the strategy or option in which two stacks differ first, for an error sentence."""
+def _strategy_difference(
+    there: Any, here: Sequence[Mapping[str, Any]], defaults: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Return the strategy or option in which two stacks differ first, for an error sentence.
+
+    An option that an earlier version did not have is at its default there.
+    """
     if not isinstance(there, list) or not all(isinstance(one, Mapping) for one in there):
-        return f"the strategies: {there!r} there"
+        return f"the strategies: {_shown(there)} there"
     classes = [", ".join(str(one.get("class")) for one in stack) or "none" for stack in (there, here)]
     if classes[0] != classes[1]:
         return f"the strategies: {classes[0]} there, {classes[1]} here"
-    pairs = zip(there, here, strict=True)
-    differences = ((own["class"], _first_difference(saved, own)) for saved, own in pairs)
+    triples = zip(there, here, defaults, strict=True)
+    differences = ((own["class"], _first_difference({**default, **saved}, own)) for saved, own, default in triples)
     return next((f"the strategy {name}, {found}" for name, found in differences if found), None)
 
 
 def _first_difference(there: Any, here: Any, path: str = "") -> str | None:
     """Return the path at which two plain values differ first: ``schedule.steps: 100 there, 200 here``."""
     if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
-        return None if _equal(there, here) else f"{path}: {there} there, {here} here"
+        return None if _equal(there, here) else f"{path}: {_shown(there)} there, {_shown(here)} here"
     if there.get("class") != here.get("class"):
-        return f"{path}: {there.get('class')} there, {here.get('class')} here"
+        return f"{path}: {_shown(there.get('class'))} there, {_shown(here.get('class'))} here"
     keys = dict.fromkeys([*there, *here])
     inner = ((there.get(key), here.get(key), f"{path}.{key}" if path else key) for key in keys)
     return next(filter(None, (_first_difference(*one) for one in inner)), None)
+
+
+def _shown(value: Any) -> str:
+    """Return a value for an error sentence, on one line and not too long."""
+    text = printable(str(value))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _equal(there: Any, here: Any) -> bool:
@@ -207,17 +221,17 @@ def _equal(there: Any, here: Any) -> bool:
 def _tensor_difference(there: Any, here: Mapping[str, list[int]]) -> str | None:
     """Return the tensor in which two networks differ first."""
     if not isinstance(there, Mapping):
-        return f"the tensors: {there!r} there"
+        return f"the tensors: {_shown(there)} there"
     for name in [*there, *here]:
         if there.get(name) != here.get(name):
-            shapes = [tensors.get(name, "none") for tensors in (there, here)]
+            shapes = [_shown(tensors.get(name, "none")) for tensors in (there, here)]
             return f"the tensor {name!r}: {shapes[0]} there, {shapes[1]} here"
     return "the order of the tensors" if list(there) != list(here) else None
 
 
 def _count(saved: Any, name: str) -> int:
     if type(saved) is not int or saved < 0:
-        raise damaged(f"{name!r} is {saved!r}; expected a whole number of at least 0")
+        raise damaged(f"{name!r} is {_shown(saved)}; expected a whole number of at least 0")
     return saved
 
 
@@ -259,4 +273,4 @@ def _load_strategy_state(
 
 def damaged(what: str) -> InputError:
     """Return the error for a state dict that no training has written."""
-    return InputError(f"the state dict of sparse training is damaged: {what}")
+    return InputError(printable(f"the state dict of sparse training is damaged: {what}"))

@@ -194,6 +194,8 @@ class YoungSteps:
             return marks
         try:
             there, here = dict(saved["choices"]), {name: str(one) for name, one in self._choices.items()}
+            if any(saved[name].is_floating_point() or saved[name].is_complex() for name in ("positions", "ages")):
+                raise TypeError("positions and ages are whole numbers")
             positions, ages = saved["positions"].to(active), saved["ages"].to(marks)
             slots = torch.searchsorted(active, positions).clamp_(max=topology.size - 1)
             is_sound = bool((active[slots] == positions).all()) and ages.shape == slots.shape and not (ages < 0).any()
