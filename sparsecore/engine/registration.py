@@ -3,6 +3,7 @@
 import difflib
 import functools
 import inspect
+import itertools
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -53,12 +54,12 @@ def implemented_hooks(name: str, plugin: object, hooks: Mapping[str, Sequence[st
 
 
 def _marked_methods(name: str, plugin: object, hooks: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Any]]:
+    properties = _properties(type(plugin))
     for attribute in dir(plugin):
         if attribute.startswith("__"):
             continue
-        static = inspect.getattr_static(plugin, attribute, None)
         # a property is not read: it may run any code
-        method = None if isinstance(static, property) else _content(name, plugin, attribute)
+        method = None if attribute in properties else _content(name, plugin, attribute)
         if hasattr(method, MARK):
             yield attribute, method
         elif attribute in hooks:
@@ -66,6 +67,14 @@ def _marked_methods(name: str, plugin: object, hooks: Mapping[str, Sequence[str]
                 f"{type(plugin).__name__}.{attribute} of plugin {name!r} has the name of a hook but is not a method "
                 "marked as one and would never be called; put @hookimpl above it"
             )
+
+
+@functools.lru_cache(maxsize=1024)
+def _properties(cls: type) -> frozenset[str]:
+    """Return the names of a class's properties; looking attributes up without reading them takes long."""
+    return frozenset(
+        attribute for attribute in dir(cls) if isinstance(inspect.getattr_static(cls, attribute, None), property)
+    )
 
 
 def _content(name: str, plugin: object, attribute: str) -> Any:
@@ -87,7 +96,9 @@ def _method_errors(hook: str, method: Method, hooks: Mapping[str, Sequence[str]]
         yield (f"is marked {', '.join(unwanted)}; the order of plugins is that of the stack alone")
     if not inspect.isroutine(method):
         yield f"is a {type(method).__name__}; a hook is a plain method"
-    yield from _signature_errors(method, hooks[hook])
+    function = _plain_function(method)
+    given = tuple(hooks[hook])
+    yield from _signature_errors(method, given) if function is None else _first_error_of(function, given)
 
 
 _DEFERRED = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -122,10 +133,20 @@ def parameters_of(method: Method) -> Mapping[str, inspect.Parameter]:
     Args:
         method: a bound method, or anything else that can be called.
     """
-    function = getattr(method, "__func__", None)
-    if type(method) is types.MethodType and type(function) is types.FunctionType:
-        return _parameters_after_self(function)
-    return inspect.signature(method).parameters
+    function = _plain_function(method)
+    return inspect.signature(method).parameters if function is None else _parameters_after_self(function)
+
+
+def _plain_function(method: Method) -> Method | None:
+    """Return the function of a bound method; None for anything else that can be called."""
+    function: Method | None = getattr(method, "__func__", None)
+    return function if type(method) is types.MethodType and type(function) is types.FunctionType else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _first_error_of(function: Method, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return an error in the arguments of methods of this function, if there is one; it is that of all instances."""
+    return tuple(itertools.islice(_signature_errors(types.MethodType(function, object()), given), 1))
 
 
 @functools.lru_cache(maxsize=1024)

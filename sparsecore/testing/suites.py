@@ -1,5 +1,6 @@
 """``StrategyTests`` and ``BackendTests``: test classes with one test for each promise."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -75,10 +76,16 @@ def _add_tests(cls: type, promises: Sequence[Promise], test_of: Callable[[Promis
 
 def _strategy_test(promise: Promise) -> Callable[[Any], None]:
     def test(self: StrategyTests) -> None:
-        subject = StrategySubject.of(self.strategy, declares=self.declares, backends=self.backends)
+        subject = _subject_of(type(self))
         report_to_pytest(check_promise(promise, subject, examples=self.max_examples, first_seed=self.seed))
 
     return test
+
+
+@functools.cache
+def _subject_of(tests: type[StrategyTests]) -> StrategySubject:
+    """Return what a class tests, which is the same for all promises."""
+    return StrategySubject.of(tests.strategy, declares=tests.declares, backends=tests.backends)
 
 
 def _backend_test(promise: Promise) -> Callable[[Any], None]:
