@@ -77,7 +77,7 @@ def test_a_dense_network_becomes_sparser_as_the_schedule_says(below):
 
 
 def test_a_strategy_that_counts_itself_what_grows_is_refused_below_the_schedule():
-    with pytest.raises(InputError, match="'soft' and 'd' cannot be stacked"):
+    with pytest.raises(InputError, match="'d' cannot be stacked on 'soft'"):
         engine(ROOMY, {"soft": SoftDeepRewiring(), "d": DensitySchedule()})
     engine(ROOMY, {"d": DensitySchedule(), "soft": SoftDeepRewiring()})
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from sparsecore.engine.schedules import Clock, Cosine, Every
 from sparsecore.engine.topology import Layout
-from sparsecore.errors import InputError
 from sparsecore_strategies.gse import GuidedExploration
 
 LAYOUT = Layout.of({"wide": (20, 30), "narrow": (7, 9), "tiny": (4,)})
@@ -100,12 +99,20 @@ def test_many_updates_explore_the_network_and_keep_its_size():
     assert len(ever) > 3 * size
 
 
-def test_a_strategy_that_prunes_more_than_there_are_candidates_is_refused_with_a_sentence():
-    algorithm = engine(LAYOUT, [GuidedExploration(subset=0.05), plugin(prune=halving)])
-    state = algorithm.start(0.8)
-    slopes = np.zeros(algorithm.candidates(state).size)
-    with pytest.raises(InputError, match=r"weights are to grow, and there are \d+ candidates; a larger subset"):
-        algorithm.update(state, normal_values(state.topology), candidate_gradient=slopes)
+@pytest.mark.parametrize("scope", ["network", "tensor"])
+def test_all_candidates_and_others_at_random_grow_where_more_is_pruned_than_there_are_candidates(scope):
+    grown = []
+    for seed in range(3):
+        algorithm = engine(LAYOUT, [GuidedExploration(subset=0.05, scope=scope), plugin(prune=halving)], seed=seed)
+        state = algorithm.start_at(engine(LAYOUT, [GuidedExploration()]).start(0.8).topology)
+        candidates = algorithm.candidates(state)
+        values = normal_values(state.topology)
+        _, update = algorithm.update(state, values, candidate_gradient=np.zeros(candidates.size))
+        grown.append(set(update.grown_positions.tolist()))
+        assert len(grown[-1]) == state.topology.size // 2 > candidates.size > 0
+        assert set(candidates.host_positions.tolist()) < grown[-1]
+        assert not grown[-1] & set(state.topology.host_positions.tolist())
+    assert len(set(map(frozenset, grown))) == 3
 
 
 def halving(topology, values):

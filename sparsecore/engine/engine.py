@@ -16,6 +16,7 @@ from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation, RegrowPruned
 from sparsecore.engine.schedules import Clock
 from sparsecore.engine.stack import StrategyStack, strategies_by_name
+from sparsecore.engine.stacking import check_stack
 from sparsecore.engine.start import Starter, becomes_sparser, warn_of_other_sparsity
 from sparsecore.engine.state import State
 from sparsecore.engine.step import Advance, StepPlan
@@ -23,7 +24,6 @@ from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import SingleWeights, Units, unit_map
 from sparsecore.engine.update import (
     Updater,
-    check_growth_is_decided_once,
     check_moves_units,
     frozen_slots,
     frozen_tensors,
@@ -51,8 +51,8 @@ class Engine:
 
     Raises:
         PluginError: a strategy cannot be registered; the message says why.
-        InputError: a tensor is not made of whole units, a strategy changes single weights of larger ones, two
-            strategies both decide how many weights there are, or ``regrow_pruned`` has no meaning.
+        InputError: a tensor is not made of whole units, a strategy changes single weights of larger ones, strategies
+            contradict each other, or ``regrow_pruned`` has no meaning.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Engine:
         self.given_young_weights = young
         self._stack = StrategyStack(self.strategies)
         self.regrow_pruned = regrow_pruned_of(self.strategies.values(), regrow_pruned)
-        check_growth_is_decided_once(self._stack)
+        check_stack(self._stack, self.strategies)
         self.gradient_perturbers = tuple(self._stack.implementers("perturb_gradient"))
         self._observes = bool(self._stack.implementers("observe"))
         self.gradient_requests = GradientRequests.of(self._stack)

@@ -284,22 +284,6 @@ def regrow_pruned_of(strategies: Iterable[object], given: RegrowPruned | None) -
     return "keep" if any(hasattr(strategy, "keep_regrown") for strategy in strategies) else False
 
 
-def check_growth_is_decided_once(stack: StrategyStack) -> None:
-    """Check that no strategy grows as many weights as it counts itself where one above it decides their number.
-
-    Raises:
-        InputError: a strategy's ``allocate`` does not take the total, and its ``target_size`` is overridden.
-    """
-    sizing, allocating = stack.implementers("target_size"), stack.implementers("allocate")
-    if not sizing or not allocating or allocating[0] not in sizing[1:]:
-        return
-    if allocating[0] not in stack.plugins_requesting("total", "allocate"):
-        raise InputError(
-            f"the strategies {allocating[0]!r} and {sizing[0]!r} cannot be stacked: each decides by itself how many "
-            "weights there are after an update"
-        )
-
-
 def check_moves_units(stack: StrategyStack, units: Units) -> None:
     """Check that no strategy changes single weights where units have several.
 

@@ -4,7 +4,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -60,6 +60,8 @@ class _KeptRecorder:
     Attributes:
         topologies: the survivors of each update.
     """
+
+    only_looks_on: ClassVar = True
 
     topologies: list[Topology] = attrs.field(factory=list)
 

@@ -68,6 +68,7 @@ class AlternatingCompression:
         scope: whether the largest |w| of the whole 'network' are kept, or of each 'tensor', all alike.
     """
 
+    decides_alone: ClassVar = ("initial_topology", "prune")
     tuning: ClassVar = {"phase": (0.02, 0.2), "scope": ["network", "tensor"]}
 
     begin: float = 0.1

@@ -46,6 +46,7 @@ class GradualPruning:
         schedule: when updates are due in between.
     """
 
+    decides_alone: ClassVar = ("initial_topology", "prune")
     tuning: ClassVar = {"until": (0.4, 0.9), "scope": ["network", "tensor"]}
 
     initial_sparsity: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])

@@ -67,6 +67,7 @@ class GradualRegeneration:
 
     # the pruning is of the network; what each tensor drops then is not
     declares: ClassVar = Declares(smallest_first="tensor")
+    decides_alone: ClassVar = ("initial_topology", "prune")
     tuning: ClassVar = {"drop_fraction.start": (0.1, 0.6), "until": (0.4, 0.9)}
 
     drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.005), converter=as_schedule, validator=check_fraction)

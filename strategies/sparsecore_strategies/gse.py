@@ -13,7 +13,6 @@ from sparsecore.strategy import (
     Counts,
     Declares,
     Every,
-    InputError,
     Layout,
     Randomness,
     Schedule,
@@ -52,7 +51,8 @@ class GuidedExploration:
     Attributes:
         drop_fraction: f.
         subset: γ: each tensor has this many candidates for each of its weights, rounded down, but not more than free
-            positions. An update never moves more weights than there are candidates.
+            positions. An update never moves more weights than there are candidates; where a strategy above it makes
+            the network denser, what is missing grows at random.
         scope: whether weights compete in the whole 'network' (as in the authors' code), so that they move between
             tensors, or within each 'tensor'.
         start: the start distribution: 'er' (Erdős–Rényi, the authors'), 'erk' or 'uniform'.
@@ -129,15 +129,13 @@ class GuidedExploration:
         """Count the best candidates of each tensor among those of all, or grow as many as each tensor has lost.
 
         Returns:
-            int64, one number a tensor, at most that of its candidates; ``total`` together.
-
-        Raises:
-            InputError: there are fewer candidates, as where another strategy decides how many weights are pruned.
+            int64, one number a tensor; ``total`` together. More than there are candidates are shared out by the room
+            that is left.
         """
-        if total > candidates.size:
-            raise InputError(
-                f"{total} weights are to grow, and there are {candidates.size} candidates; a larger subset has more"
-            )
+        more = total - candidates.size
+        if more > 0:
+            left = constant(np.maximum(0, room - candidates.counts))
+            return constant(candidates.counts + shares(more, left, left))
         if self.scope == "tensor":
             return shares(total, pruned, np.minimum(room, candidates.counts))
         best = _largest(candidate_gradient, total, candidates)
@@ -145,17 +143,26 @@ class GuidedExploration:
         return constant(counting_of(candidates.arrays).count_each(chosen, candidates.bounds))
 
     @hookimpl
-    def grow(self, counts: Counts, candidates: Topology, candidate_gradient: Array) -> Array:
+    def grow(
+        self, occupied: Topology, counts: Counts, candidates: Topology, candidate_gradient: Array, random: Randomness
+    ) -> Array:
         """Grow at the candidates of each tensor with the largest |gradient|, of equal ones the lowest.
 
         Returns:
-            Positions of candidates, ascending, ``counts[i]`` of tensor i.
+            Positions of candidates, ascending, ``counts[i]`` of tensor i. Where these are more than its candidates, as
+            where another strategy makes the network denser, all of them and others at random.
         """
+        arrays = candidates.arrays
         bounds = zip(candidates.bounds[:-1], candidates.bounds[1:], counts, strict=True)
         best = [
             _largest(candidate_gradient[first:last], int(count), candidates) + first for first, last, count in bounds
         ]
-        return candidates.arrays.take(candidates.positions, candidates.arrays.concatenate(best))
+        grown = arrays.take(candidates.positions, arrays.concatenate(best))
+        more = np.maximum(0, counts - candidates.counts)
+        if not more.any():
+            return grown
+        taken = occupied.at(arrays.sort(arrays.concatenate([occupied.positions, grown])))
+        return arrays.sort(arrays.concatenate([grown, random_free_positions(taken, more, random)]))
 
 
 def _largest(gradients: Array, count: int, candidates: Topology) -> Array:

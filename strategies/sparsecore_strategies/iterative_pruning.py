@@ -54,6 +54,7 @@ class IterativePruning:
     """
 
     declares: ClassVar = Declares(smallest_first="tensor")
+    decides_alone: ClassVar = ("initial_topology", "prune")
     tuning: ClassVar = {"until": (0.4, 0.9)}
 
     prunings: int = attrs.field(default=20, validator=attrs.validators.ge(1))

@@ -91,6 +91,11 @@ class MemoryEconomic:
             smallest_first=None if self.gradient_weight else "tensor", shares=None if self.soft_bound else "pruned"
         )
 
+    @property
+    def decides_alone(self) -> tuple[str, ...]:
+        """Decide alone what is pruned if there is a soft bound, as pruning takes back what has grown before."""
+        return ("prune",) if self.soft_bound else ()
+
     @hookimpl
     def initial_topology(self, layout: Layout, sparsity: float, random: Randomness, arrays: Arrays) -> Topology:
         """Start at random within each tensor.

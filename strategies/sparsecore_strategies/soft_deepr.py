@@ -86,6 +86,7 @@ class SoftDeepRewiring:
         lowest: θ_min, below zero.
     """
 
+    decides_alone: ClassVar = ("prune", "revise_pruning", "target_size", "allocate", "grow")
     tuning: ClassVar = {"temperature": (1e-9, 1e-5), "lowest": (-0.5, -0.02)}
 
     l1: float = attrs.field(default=1e-5, validator=attrs.validators.ge(0))

@@ -81,6 +81,7 @@ class StructuredRigL:
         intact: a glob on the names of tensors whose neurons are never ablated, such as 'fc.weight'; None for none.
     """
 
+    decides_alone: ClassVar = ("initial_topology", "revise_pruning", "target_size", "allocate", "grow")
     tuning: ClassVar = {
         "drop_fraction.start": (0.1, 0.6),
         "schedule": [{"times": times, "until": 0.75} for times in (25, 100, 400)],

@@ -68,6 +68,7 @@ class TopKast:
     """
 
     declares: ClassVar = Declares(smallest_first="tensor", shares="pruned", start="fixed")
+    decides_alone: ClassVar = ("initial_topology",)
     tuning: ClassVar = {
         "backward": (1.5, 5.0),
         "penalty": (1e-5, 1e-3),
