@@ -54,7 +54,8 @@ def implemented_hooks(name: str, plugin: object, hooks: Mapping[str, Sequence[st
 
 
 def _marked_methods(name: str, plugin: object, hooks: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Any]]:
-    properties = _properties(type(plugin))
+    cls: Any = type(plugin)
+    properties = _properties(cls)
     for attribute in dir(plugin):
         if attribute.startswith("__"):
             continue

@@ -76,7 +76,8 @@ def _add_tests(cls: type, promises: Sequence[Promise], test_of: Callable[[Promis
 
 def _strategy_test(promise: Promise) -> Callable[[Any], None]:
     def test(self: StrategyTests) -> None:
-        subject = _subject_of(type(self))
+        own: Any = type(self)
+        subject = _subject_of(own)
         report_to_pytest(check_promise(promise, subject, examples=self.max_examples, first_seed=self.seed))
 
     return test
