@@ -57,7 +57,7 @@ def _generated() -> dict[str, str | bytes]:
         _origins[place] = origin
     for place, content in site_benchmarks.pages():
         pages[place] = content
-        _origins[place] = place.replace("benchmarks/", "benchmarks/results/")
+        _origins.setdefault(place, place.replace("benchmarks/", "benchmarks/results/"))
     for module in (site_reference, site_catalogue, site_notebooks):
         for place, content in module.pages():
             pages[place] = content

@@ -7,18 +7,24 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from mkdocs.plugins import get_plugin_logger
-from site_repository import ROOT, first_heading
+from site_repository import ROOT, first_heading, read
 
 RESULTS = ROOT / "benchmarks/results"
 _log = get_plugin_logger("sparsecore")
 
 
 def pages() -> Iterator[tuple[str, str]]:
-    """Yield the pages and charts of all benchmarks: place on the site, and Markdown or SVG.
+    """Yield the pages and charts of all benchmarks, their list, and the figures of other pages.
+
+    The first of each pair is the place on the site, the second Markdown or SVG.
 
     A benchmark's script writes both from its numbers. Where the script cannot be imported, as without a C++ compiler,
     the committed page and chart are taken, which the tests compare with the numbers.
     """
+    titles = {path.stem: first_heading(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.md"))}
+    listed = "\n".join(f"- [{title}](results/{name}.md)" for name, title in titles.items())
+    yield "benchmarks/index.md", f"{read('benchmarks/README.md').rstrip()}\n\n## Results\n\n{listed}\n"
+    yield from _figures()
     for numbers in sorted(RESULTS.glob("*.json")):
         report = json.loads(numbers.read_text("utf-8"))
         name = numbers.stem
@@ -45,12 +51,9 @@ def _script(name: str) -> ModuleType:
         sys.path.remove(folder)
 
 
-def listing(generated: dict[str, str]) -> str:
-    """Return a list of links to the pages of benchmarks, as Markdown.
-
-    Args:
-        generated: the pages by their place on the site.
-    """
-    places = sorted(place for place in generated if place.startswith("benchmarks/") and place.endswith(".md"))
-    lines = [f"- [{first_heading(generated[place])}]({place.removeprefix('benchmarks/')})" for place in places]
-    return "\n".join(lines)
+def _figures() -> Iterator[tuple[str, str]]:
+    """Yield the figures that the README and other pages have of benchmarks and of a run."""
+    script = _script("readme_figures")
+    yield "figures/densities.svg", script.densities_figure(json.loads(read("docs/figures/densities.json")))
+    yield "figures/step-times.svg", script.times_figure(json.loads(script.TIMES.read_text("utf-8")))
+    yield "figures/model-times.svg", script.models_figure(json.loads(script.MODELS.read_text("utf-8")))
