@@ -41,10 +41,17 @@ def with_links(text: str, scope: Object) -> str:
     def link(role: re.Match[str]) -> str:
         name = role[2]
         label = name.rpartition(".")[2] if role[1] or name.startswith("sparsecore") else name
-        target = _target(name, scope)
-        return f"[`{label}`][{target}]" if target else f"`{label}`"
+        return link_to(name, label)
 
-    return re.sub(r"``([^`\n]+)``", r"`\1`", _ROLE.sub(link, text))
+    def link_to(name: str, label: str = "") -> str:
+        target = _target(name, scope)
+        return f"[`{label or name}`][{target}]" if target else f"`{label or name}`"
+
+    text = _ROLE.sub(link, text)
+    if scope.is_module:  # the docstring of a module introduces what the module has
+        exported = {str(name) for name in scope.exports or ()}
+        text = re.sub(r"``(\w+)``", lambda name: link_to(name[1]) if name[1] in exported else name[0], text)
+    return re.sub(r"``([^`\n]+)``", r"`\1`", text)
 
 
 def _target(name: str, scope: Object) -> str | None:

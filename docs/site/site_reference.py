@@ -144,9 +144,10 @@ def _summary(found: Any) -> str:
 def documented() -> Mapping[str, str]:
     """Return where each object is documented: its path in the reference by the path of its definition.
 
-    An object of several public modules is documented with the first one; members of classes are among the objects.
+    An object of several public modules is documented with the first one; members of classes and the modules themselves
+    are among the objects.
     """
-    found: dict[str, str] = {}
+    found = {path: path for paths in PUBLIC.values() for path in paths}
     for modules in PUBLIC.values():
         for path in modules:
             for entry in module(path).entries:
@@ -198,7 +199,8 @@ def _pages_of(found: Module) -> Iterator[tuple[str, str]]:
     own = _own(found)
     elsewhere = [entry for entry in found.entries if entry not in own]
     options = "members: false\n      show_root_heading: false\n      show_root_toc_entry: false"
-    head = f"# {found.path}\n\n::: {found.path}\n    options:\n      {options}\n"
+    # a long path may be broken after each dot
+    head = f"# {found.path.replace('.', '.<wbr>')} {{ #{found.path} }}\n\n::: {found.path}\n    options:\n      {options}\n"
     if not _is_large(found):
         parts = [head, *map(_directive, own)]
         if elsewhere:
