@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from griffe import Class, Extension, Object, Parameter, ParameterKind, Parameters
@@ -77,42 +78,42 @@ def _resolved(name: str, holder: Object) -> str:
 
 def _add_constructor(found: Class) -> None:
     """Give a class made by attrs the parameters of its constructor, which griffe does not know."""
-    decorators = [str(one.value).partition("(")[0] for one in found.decorators]
-    if not any(one in _ATTRS for one in decorators) or "__init__" in found.members:
+    decorators = [str(one.value) for one in found.decorators]
+    if not any(one.partition("(")[0] in _ATTRS for one in decorators) or "__init__" in found.members:
         return
-    parameters = [Parameter("self", kind=ParameterKind.positional_or_keyword)]
-    for name, member in found.members.items():
-        if member.is_alias or not member.is_attribute:
-            continue
-        annotation = str(member.annotation or "")
-        if not annotation or annotation.startswith("ClassVar") or "property" in member.labels:
-            continue
-        is_parameter, default = _default(str(member.value) if member.value is not None else None)
-        if is_parameter:
-            parameters.append(
-                Parameter(
-                    name.lstrip("_"),
-                    annotation=member.annotation,
-                    kind=ParameterKind.positional_or_keyword,
-                    default=default,
-                )
-            )
-    constructor = GriffeFunction("__init__", parameters=Parameters(*parameters), parent=found)
-    found.set_member("__init__", constructor)
+    only_named = any("kw_only=True" in one for one in decorators)
+    parameters = [
+        parameter
+        for one in _lineage(found)
+        for name, member in one.members.items()
+        if not member.is_alias and member.is_attribute and "property" not in member.labels
+        for parameter in _parameters(name, member, only_named)
+    ]
+    parameters.sort(key=lambda parameter: parameter.kind is ParameterKind.keyword_only)
+    this = Parameter("self", kind=ParameterKind.positional_or_keyword)
+    found.set_member("__init__", GriffeFunction("__init__", parameters=Parameters(this, *parameters), parent=found))
 
 
-def _default(value: str | None) -> tuple[bool, str | None]:
-    """Return whether a field is a parameter, and its default as it is written."""
-    if value is None:
-        return True, None
-    if not re.match(r"(attrs\.field|per_weight|per_position|field)\(", value):
-        return True, value
-    call = ast.parse(value, mode="eval").body
-    if not isinstance(call, ast.Call):
-        return True, value
-    given = {keyword.arg: keyword.value for keyword in call.keywords}
-    if "init" in given and ast.unparse(given["init"]) == "False":
-        return False, None
-    if "default" in given:
-        return True, ast.unparse(given["default"])
-    return True, "…" if "factory" in given else None
+def _lineage(found: Class) -> list[Class]:
+    """Return a class below its bases, as far as these are known."""
+    try:
+        return [*reversed(found.mro()), found]
+    except Exception:  # griffe raises several errors for bases that it does not know
+        return [found]
+
+
+def _parameters(name: str, field: Any, only_named: bool) -> Iterator[Parameter]:
+    """Yield the parameter of a field of an attrs class, if it has one."""
+    annotation = str(field.annotation or "")
+    if not annotation or annotation.startswith("ClassVar"):
+        return
+    default = str(field.value) if field.value is not None else None
+    if default is not None and re.match(r"(attrs\.field|per_weight|per_position)\(", default):
+        call = ast.parse(default, mode="eval").body
+        given = {one.arg: ast.unparse(one.value) for one in call.keywords} if isinstance(call, ast.Call) else {}
+        if given.get("init") == "False":
+            return
+        only_named = only_named or given.get("kw_only") == "True"
+        default = given.get("default", "…" if "factory" in given else None)
+    kind = ParameterKind.keyword_only if only_named else ParameterKind.positional_or_keyword
+    yield Parameter(name.lstrip("_"), annotation=field.annotation, kind=kind, default=default)

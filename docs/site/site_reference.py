@@ -23,6 +23,7 @@ PUBLIC: Mapping[str, Sequence[str]] = {
         "sparsecore_torch.lightning",
         "sparsecore_torch.transformers",
     ),
+    "Sparse training in JAX": ("sparsecore_jax",),
     "Strategies": ("sparsecore.strategy", "sparsecore.engine.hooks", "sparsecore"),
     "Predictions": ("sparsecore_cpu.inference",),
     "Test kit": ("sparsecore.testing",),
@@ -30,7 +31,6 @@ PUBLIC: Mapping[str, Sequence[str]] = {
     "Backends": (
         "sparsecore_numpy",
         "sparsecore_cpu",
-        "sparsecore_jax",
         "sparsecore.learning.protocols",
         "sparsecore.engine.arrays",
         "sparsecore.learning.ranks",
@@ -111,9 +111,17 @@ def module(path: str) -> Module:
 
     Args:
         path: by which it is imported, such as ``sparsecore.strategy``.
+
+    Raises:
+        ValueError: ``__all__`` has a name that the module neither defines nor imports.
     """
     found = _loader().modules_collection[path]
     exported = None if found.exports is None else {str(name) for name in found.exports}
+    lacking = {name for name in exported or () if not name.startswith("__")} - found.members.keys()
+    if lacking:
+        raise ValueError(
+            f"the source of {path} does not show what these public names are: {', '.join(sorted(lacking))}"
+        )
     entries = []
     for name, member in found.members.items():
         is_public = name in exported if exported is not None else not (name.startswith("_") or member.is_alias)
@@ -199,8 +207,8 @@ def _pages_of(found: Module) -> Iterator[tuple[str, str]]:
     own = _own(found)
     elsewhere = [entry for entry in found.entries if entry not in own]
     options = "members: false\n      show_root_heading: false\n      show_root_toc_entry: false"
-    # a long path may be broken after each dot
-    head = f"# {found.path.replace('.', '.<wbr>')} {{ #{found.path} }}\n\n::: {found.path}\n    options:\n      {options}\n"
+    title = found.path.replace(".", ".<wbr>")  # a long path may be broken after each dot
+    head = f"# {title} {{ #{found.path} }}\n\n::: {found.path}\n    options:\n      {options}\n"
     if not _is_large(found):
         parts = [head, *map(_directive, own)]
         if elsewhere:
