@@ -1,8 +1,9 @@
 """Replaying a run: its topologies, one after another, from its log alone."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 import attrs
 import numpy as np
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
+from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.experiment import Experiment
-from sparsecore.run.checkpoint import read_checkpoint
+from sparsecore.run.checkpoint import facts_in, read_checkpoint
 from sparsecore.run.checkpoint_validation import sound_topology, topology_of
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.initialization import WarmStart
@@ -88,14 +90,15 @@ def first_topology(folder: RunFolder) -> Topology:
     from the last checkpoint.
 
     Raises:
-        InputError: the experiment, the warm start or the checkpoint cannot be read.
+        InputError: the experiment, the warm start or the checkpoint cannot be read, or has changed since.
     """
-    experiment = Experiment.of(folder.read_tables())
-    layout = layout_of(folder)
+    tables, facts = folder.read_tables(), facts_in(folder.checkpoint)
+    check_settings(folder, tables, facts)
+    experiment, layout = Experiment.of(tables), layout_of(folder)
     arrays = experiment.backend.plugin.arrays
     engine = experiment.engine(layout, arrays)
-    if folder.start.exists():
-        start = WarmStart.read(folder.start)
+    start = start_of(folder, facts)
+    if start is not None:
         try:
             return sound_topology(start.positions, engine)
         except InputError as error:
@@ -103,6 +106,46 @@ def first_topology(folder: RunFolder) -> Topology:
     if experiment.sparsity is None:
         raise InputError(f"the run in {folder.path} began on another topology; {folder.start.name} is missing")
     return _before_updates(folder, engine) if engine.starts_by_values else engine.start(experiment.sparsity).topology
+
+
+def check_settings(folder: RunFolder, tables: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Check that the settings in a run's folder are those that it was trained with.
+
+    Args:
+        folder: the run.
+        tables: of its experiment, as its file has them.
+        facts: of its checkpoint; without a fingerprint of the experiment, as where there is none, nothing is checked.
+
+    Raises:
+        InputError: they are others.
+    """
+    if facts.get("experiment", found := experiment_fingerprint(tables)) != found:
+        raise InputError(
+            f"{folder.experiment} has changed since the run {folder.path} was trained: its checkpoint was made with "
+            "other settings"
+        )
+
+
+def start_of(folder: RunFolder, facts: Mapping[str, Any]) -> WarmStart | None:
+    """The warm start of a run; None for one that has none.
+
+    Args:
+        folder: the run.
+        facts: of its checkpoint; empty where it has none.
+
+    Raises:
+        InputError: the file is missing, is damaged, or is that of another run.
+    """
+    start = WarmStart.read(folder.start) if folder.start.exists() else None
+    if not facts:
+        return start
+    if start is None and "start" in facts:
+        raise InputError(f"the run in {folder.path} began on another topology; {folder.start.name} is missing")
+    if start is not None and start.sha256() != facts.get("start"):
+        raise InputError(
+            f"{start.source} is of another run: the checkpoint in {folder.path} was made after another start"
+        )
+    return start
 
 
 def _before_updates(folder: RunFolder, engine: Engine) -> Topology:

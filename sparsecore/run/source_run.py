@@ -9,7 +9,6 @@ import numpy as np
 from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
-from sparsecore.experiment.assembly import experiment_fingerprint
 from sparsecore.experiment.conversion import structure
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
@@ -17,7 +16,7 @@ from sparsecore.run.checkpoint_validation import blaming, check_values
 from sparsecore.run.folder import LOTTERY_FILE, RunFolder
 from sparsecore.run.initialization import WarmStart
 from sparsecore.run.logs import Metrics
-from sparsecore.run.replay import layout_of
+from sparsecore.run.replay import check_settings, layout_of, start_of
 
 FINGERPRINTS = ("experiment", "data", "plugin code", "start")
 
@@ -59,12 +58,8 @@ class SourceRun:
                 f"start.run is the folder of a finished run; {folder.path} has done {done} of its "
                 f"{experiment.training.epochs} epochs: resume it with sparsecore train --resume --out {folder.path}"
             )
-        if end.facts.get("experiment") != experiment_fingerprint(tables):
-            raise InputError(
-                f"{folder.experiment} has changed since the run {folder.path} was trained: its checkpoint was made "
-                "with other settings"
-            )
-        return cls(folder, experiment, end, WarmStart.read(folder.start) if folder.start.exists() else None)
+        check_settings(folder, tables, end.facts)
+        return cls(folder, experiment, end, start_of(folder, end.facts))
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -114,7 +109,7 @@ class SourceRun:
             epoch: the number of finished epochs, from 1.
 
         Raises:
-            InputError: it has not been kept, or is damaged.
+            InputError: it has not been kept, is damaged, or is of another run or epoch.
         """
         if not self.folder.kept(epoch).exists():
             known = ", ".join(map(str, self.experiment.keep.epochs)) or "none"
@@ -122,7 +117,15 @@ class SourceRun:
                 f"the run {self.folder.path} has not kept its values at the end of epoch {epoch}; kept: {known}. "
                 "keep.epochs says before a run which are"
             )
-        return read_checkpoint(self.folder.kept(epoch))
+        saved = read_checkpoint(self.folder.kept(epoch))
+        for name in FINGERPRINTS:
+            if saved.facts.get(name) != self.end.facts.get(name):
+                raise InputError(
+                    f"{saved.source} is of another run than {self.end.source}: it was made with other {name}"
+                )
+        if _epochs_done(saved) != epoch:
+            raise InputError(f"{saved.source} is of the end of epoch {_epochs_done(saved)}, not of epoch {epoch}")
+        return saved
 
     def _check_layout(self, layout: Layout) -> None:
         found = layout_of(self.folder)

@@ -25,6 +25,7 @@ from sparsecore.run.checkpoint import Checkpoint, read_checkpoint
 from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.identity import data_fingerprint
+from sparsecore.run.replay import check_settings
 from sparsecore.run.sealed_files import read_entry, sealed_content, unsealed_facts
 from sparsecore.run.setup import images_of
 from sparsecore_cpu.runtime import Floats
@@ -128,14 +129,17 @@ class TrainedNetwork:
             path: the run's folder.
 
         Raises:
-            InputError: this is no run, it has no checkpoint yet, it is damaged, or its data are others now.
+            InputError: this is no run, it has no checkpoint yet, it is damaged, or its settings or data are others now.
         """
         folder = RunFolder(path)
-        experiment = Experiment.of({**folder.read_tables(), "backend": {"name": "cpu"}})
+        tables = folder.read_tables()
+        experiment = Experiment.of({**tables, "backend": {"name": "cpu"}})
         if not folder.checkpoint.exists():
             raise InputError(f"the run {folder.path} has no checkpoint yet: it has not done an epoch")
-        state, images = read_checkpoint(folder.checkpoint), images_of(experiment)
-        if data_fingerprint(images) != state.facts["data"]:
+        state = read_checkpoint(folder.checkpoint)
+        check_settings(folder, tables, state.facts)
+        images = images_of(experiment)
+        if data_fingerprint(images) != state.facts.get("data"):
             raise InputError(f"the images that the run {folder.path} was trained on have changed since")
         pictures = ImageInfo(images.shape, images.classes, images.mean, images.std)
         return cls.of_checkpoint(experiment.model, pictures, state)
