@@ -13,6 +13,7 @@ from study_examples import written_study
 from sparsecore.cli.command_line import commands
 from sparsecore.study.comparison import compare_cells
 from sparsecore.study.definition import load_study
+from sparsecore.study.deviations import Deviation
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.images import StudyImages
 from sparsecore.study.published_results import published_results_of
@@ -186,6 +187,11 @@ def test_show_has_columns_of_published_results_only_for_the_same_setting(tmp_pat
     changed = written_study(
         tmp_path / "changed", lambda trial: OUR_TRIALS[trial.number], **ours, **{"strategy.dpr.target": 500}
     )
+    commands(["study", "show", str(changed.path)], standalone_mode=False)
+    table, _, note = capsys.readouterr().out.partition("note 1: ")
+    assert "note 1" in table
+    assert max(map(len, table.splitlines())) < 120
+    assert note.startswith("other settings than the authors': strategy.dpr.target is 500, not 20000\n")
     commands(["study", "show", str(changed.path), "--json"], standalone_mode=False)
     (dpr,) = json.loads(capsys.readouterr().out)["cells"]
     assert dpr["authors"]["difference"] is None
@@ -195,3 +201,12 @@ def test_show_has_columns_of_published_results_only_for_the_same_setting(tmp_pat
     other = written_study(tmp_path / "other", lambda _: 93.0, **ours, **{"data.dir": str(tmp_path / "gone")})
     commands(["study", "show", str(other.path)], standalone_mode=False)
     assert "authors" not in capsys.readouterr().out
+
+
+def test_settings_that_only_one_side_has_are_told_in_plain_words():
+    sentences = [Deviation("start.prune", *values).sentence for values in ((0.3, None), (None, 0.3), (0.3, 0.5))]
+    assert sentences == [
+        "start.prune is 0.3, and the authors do not set it",
+        "start.prune is not set, and the authors have 0.3",
+        "start.prune is 0.3, not 0.5",
+    ]

@@ -16,7 +16,13 @@ from sparsecore.cli.study_options import Execution, execution_options, progress_
 from sparsecore.errors import InputError
 from sparsecore.experiment.toml_files import toml_value
 from sparsecore.run.folder import create_numbered
-from sparsecore.study.comparison import CellComparison, compare_cells, difference_texts, mean_and_spread
+from sparsecore.study.comparison import (
+    CellComparison,
+    compare_cells,
+    difference_texts,
+    mean_and_spread,
+    numbered_remarks,
+)
 from sparsecore.study.definition import Study, load_study, preset_names
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.hypotheses import HypothesisResult, evaluate_hypotheses, hypothesis_json, hypothesis_texts
@@ -224,11 +230,13 @@ def print_study(study: Study, folder: StudyFolder, outcome: ExecutionResult, str
 
 
 def _print_cells(rows: Sequence[CellComparison], stream: TextIO) -> None:
-    """Print a row for each cell, with columns for the authors' results if there are any."""
-    has_published = any(row.published for row in rows)
+    """Print a row for each cell, with columns for the authors' results if there are any, and remarks below them."""
+    has_published, notes = any(row.published for row in rows), numbered_remarks(rows)
     head = (*_HEAD, *_PUBLISHED_HEAD) if has_published else _HEAD
-    cells = ((*_own_columns(row), *(_published_columns(row) if has_published else ())) for row in rows)
+    cells = ((*_own_columns(row), *(_published_columns(row, notes) if has_published else ())) for row in rows)
     print_table(head, cells, numbers=range(1, 9), file=stream)
+    for remark, number in notes.items():
+        print_message(f"note {number}: {remark}", stream)
 
 
 def _print_hypotheses(study: Study, hypotheses: Sequence[HypothesisResult], stream: TextIO) -> None:
@@ -248,8 +256,9 @@ def _own_columns(row: CellComparison) -> tuple[str, ...]:
     return full_name(cell.arm), sparsity, f"{len(cell.accuracies)} of {cell.wanted}", mean_and_spread(row.accuracies)
 
 
-def _published_columns(row: CellComparison) -> tuple[str, ...]:
-    return mean_and_spread(row.published), *difference_texts(row.difference), row.remark
+def _published_columns(row: CellComparison, notes: Mapping[str, int]) -> tuple[str, ...]:
+    note = f"note {notes[row.remark]}" if row.remark else ""
+    return mean_and_spread(row.published), *difference_texts(row.difference), note
 
 
 def _study_json(

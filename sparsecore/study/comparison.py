@@ -1,6 +1,6 @@
 """The cells of a study (an arm at a sparsity), compared with one another and with the authors' results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from math import sqrt
 from statistics import fmean, stdev, variance
@@ -278,6 +278,15 @@ def difference_texts(difference: MeanDifference | None) -> tuple[str, str, str, 
         f"{difference.t:+.2f}",
         f"{difference.p:.2g}",
     )
+
+
+def numbered_remarks(rows: Iterable[CellComparison]) -> dict[str, int]:
+    """Return the remarks on rows of a table, each once, with their numbers from 1 on.
+
+    Args:
+        rows: of the table.
+    """
+    return {remark: number for number, remark in enumerate(dict.fromkeys(row.remark for row in rows if row.remark), 1)}
 
 
 def _compare(

@@ -33,6 +33,10 @@ class Deviation:
     @property
     def sentence(self) -> str:
         """The difference in words."""
+        if self.ours is None:
+            return f"{self.setting} is not set, and the authors have {_shown(self.authors)}"
+        if self.authors is None:
+            return f"{self.setting} is {_shown(self.ours)}, and the authors do not set it"
         return f"{self.setting} is {_shown(self.ours)}, not {_shown(self.authors)}"
 
 
@@ -108,4 +112,4 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None else inline_toml(value).strip('"')
+    return inline_toml(value).strip('"')

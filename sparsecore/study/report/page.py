@@ -25,6 +25,7 @@ from sparsecore.study.comparison import (
     CellComparison,
     difference_texts,
     mean_and_spread,
+    numbered_remarks,
 )
 from sparsecore.study.definition import Arm, Hypothesis
 from sparsecore.study.hypotheses import hypothesis_texts
@@ -182,9 +183,7 @@ def _authors(results: StudyResults) -> str:
         text = f"The authors' trials of {name} are not compared: they did not train on {results.images.title}."
         return f"<p>{escape(text)}</p>"
     compared = [row for row in results.rows if row.published]
-    notes = {
-        remark: number for number, remark in enumerate(dict.fromkeys(row.remark for row in compared if row.remark), 1)
-    }
+    notes = numbered_remarks(compared)
     rows = (
         (
             *_own_cells(row, results),
