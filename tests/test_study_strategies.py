@@ -15,6 +15,7 @@ from command_line import said, small_images, sparsecore
 from in_process import no_waiting_for_the_disk
 from scipy import stats
 from study_examples import InProcessPool
+from test_report import csv_of
 
 from sparsecore.data.images import Images, Split
 from sparsecore.errors import PluginError
@@ -207,6 +208,7 @@ def test_the_reported_numbers_are_those_of_the_runs(carried_out):
 
 def test_the_report_and_show_have_the_tables(carried_out, monkeypatch):
     out, *_, result = carried_out
+    assert sparsecore("report", out).stdout.strip() == str(out / "report.html")
     monkeypatch.setattr("sparsecore.study.strategy_comparison.report._figures", drawn_figures)
     assert sparsecore("study", "report", out).returncode == 0
     assert {file.name for file in (out / "figures").iterdir()} == {
@@ -217,6 +219,12 @@ def test_the_report_and_show_have_the_tables(carried_out, monkeypatch):
     }
     page, tables = (out / "report.html").read_text(), (out / "tables.md").read_text()
     shown = sparsecore("study", "show", out).stdout
+    assert "is the most accurate" in page
+    rows = csv_of(page, "accuracy-lenet-12-8")[1:]
+    measured = {arm["arm"]: arm["accuracy"] for arm in result["networks"][0]["sparsities"][0]["arms"]}
+    for name, accuracy in measured.items():
+        own = [float(row[4]) for row in rows if row[:2] == ["0.8", name]]
+        assert own == accuracy["values"]
     assert "](figures/accuracy-lenet-12-8.svg)" in tables
     assert "--images names the images of one network" in said(sparsecore("study", "report", out, "--images", "dots"))
     for name in ("dense", "static", "mine"):
