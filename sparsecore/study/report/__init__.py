@@ -1,7 +1,7 @@
 """The report of a study: a page with figures and tables, the figures as files, and all numbers as JSON."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sparsecore.errors import InputError, without_controls
@@ -10,11 +10,13 @@ from sparsecore.report.chart_files import draw_chart
 from sparsecore.report.charts import Chart
 from sparsecore.run.files import write_whole
 from sparsecore.study.folder import StudyFolder
+from sparsecore.study.report.density_figures import density_heat_maps, density_lines
 from sparsecore.study.report.page import page
 from sparsecore.study.report.results import StudyResults, read_study_results, results_json
 from sparsecore.study.report.topology_figures import (
-    density_heat_maps,
-    density_lines,
+    FILES,
+    PAGE,
+    Resolution,
     explored_figure,
     final_sparsity_figure,
     overlap_figure,
@@ -59,17 +61,19 @@ def check_reportable() -> None:
 
 def _write(folder: StudyFolder, results: StudyResults) -> None:
     accuracy, learning_rate = accuracy_figure(results), learning_rate_figure(results)
-    topologies = [
-        *density_heat_maps(results),
-        *density_lines(results),
-        overlap_figure(results),
-        explored_figure(results),
-        final_sparsity_figure(results),
-    ]
     folder.figures.mkdir(exist_ok=True)
-    write_figures(folder, (accuracy, *topologies, learning_rate), results.protocol)
+    write_figures(folder, (accuracy, *_topology_figures(results, FILES), learning_rate), results.protocol)
     write_whole(folder.results, json.dumps(results_json(results), indent=1).encode() + b"\n")
-    write_whole(folder.report, without_controls(page(results, accuracy, topologies, learning_rate)).encode())
+    html = page(results, accuracy, list(_topology_figures(results, PAGE)), learning_rate)
+    write_whole(folder.report, without_controls(html).encode())
+
+
+def _topology_figures(results: StudyResults, resolution: Resolution) -> Iterator[Chart]:
+    yield from density_heat_maps(results, resolution)
+    yield from density_lines(results, resolution)
+    yield overlap_figure(results, resolution)
+    yield explored_figure(results, resolution)
+    yield final_sparsity_figure(results)
 
 
 def write_figures(folder: ReportFolder, charts: Iterable[Chart], protocol: str) -> None:

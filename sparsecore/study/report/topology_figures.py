@@ -1,4 +1,4 @@
-"""Figures of the topologies: densities over time, overlap with the end, explored positions, final sparsity."""
+"""Figures of the topologies: overlap with the end, explored positions, final sparsity."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from sparsecore.report.charts import (
     Chart,
-    ColourScale,
     Panel,
     Reading,
     Readings,
@@ -18,8 +17,7 @@ from sparsecore.report.charts import (
     evenly_spaced,
     readings,
 )
-from sparsecore.report.colours import Style, ramp_style
-from sparsecore.report.heat import Heat
+from sparsecore.report.colours import Style
 from sparsecore.report.marks import Band, Dots, Interval, Line, Mark, held
 from sparsecore.report.scales import Axis
 from sparsecore.study.definition import Arm
@@ -29,57 +27,39 @@ from sparsecore.study.topology_history import TopologyHistory, TopologySnapshot
 
 Floats = NDArray[np.float64]
 
-_MOST_POINTS, _LEAST_POINTS = 121, 21
-"""Points in time of a line or of a heat map."""
-_NUMBERS = 3000
-"""Numbers that a figure has at most, unless that leaves it with fewer points than the least."""
-MAX_LINES = 40
-"""Maximum number of tensors with a line of their own."""
 _MARKED = 8
 """Points of a line with a symbol."""
-_NOTHING_MOVED = "No finished trial has moved a weight."
+NOTHING_MOVED = "No finished trial has moved a weight."
 _BANDS = "Lines are means of the trials, bands reach from the lowest to the highest, over the epochs of their own runs."
 
 
-def density_heat_maps(results: StudyResults) -> Iterator[Chart]:
-    """Draw the density of each tensor over epochs relative to the whole network.
+@attrs.frozen
+class Resolution:
+    """The number of points in time that figures draw, as a page with many lines is to stay small.
 
-    Args:
-        results: the results so far.
-
-    Yields:
-        A figure for each sparsity, with a panel for each arm that has moved a weight: the mean over its trials, on a
-        logarithmic scale. Without such an arm nothing is drawn, and the caption says so.
+    Attributes:
+        most: points of a line or of a heat map at most.
+        numbers: numbers of a figure at most, unless that leaves it with fewer points than 21.
     """
-    for sparsity in results.study.sparsities:
-        title = f"Active parameters per tensor over time, sparsity {sparsity:g}"
-        name = f"active-at-{sparsity:g}".replace(".", "-")
-        shown = _moving_at(results, sparsity)
-        yield _heat_map(name, title, shown) if shown else Chart(name, title, _NOTHING_MOVED)
+
+    most: int
+    numbers: int
+
+    def points(self, lines: int) -> int:
+        """Return the number of points of each of some lines."""
+        return min(self.most, max(21, self.numbers // max(1, lines)))
 
 
-def density_lines(results: StudyResults) -> Iterator[Chart]:
-    """Draw the density of each tensor over epochs, a line for each tensor, in percent of its positions.
-
-    Args:
-        results: the results so far.
-
-    Yields:
-        A figure for each sparsity, with a panel for each arm that has moved a weight. Without such an arm nothing is
-        drawn, and the caption says so.
-    """
-    for sparsity in results.study.sparsities:
-        title = f"Density of each tensor over time, sparsity {sparsity:g}"
-        name = f"density-at-{sparsity:g}".replace(".", "-")
-        shown = _moving_at(results, sparsity)
-        yield _lines(name, title, shown) if shown else Chart(name, title, _NOTHING_MOVED)
+PAGE, FILES = Resolution(121, 2_000), Resolution(241, 40_000)
+"""The resolutions of figures in a page and as files."""
 
 
-def overlap_figure(results: StudyResults) -> Chart:
+def overlap_figure(results: StudyResults, resolution: Resolution = PAGE) -> Chart:
     """Draw the Jaccard index with the topology at the end over epochs.
 
     Args:
         results: the results so far.
+        resolution: number of points in time.
 
     Returns:
         A figure with a panel for each sparsity: means of the trials, and bands from the lowest to the highest.
@@ -90,14 +70,15 @@ def overlap_figure(results: StudyResults) -> Chart:
         f"those active in either. {_BANDS}{_not_drawn(results)}"
     )
     axis = Axis("overlap with the end (Jaccard index)", low=0.0)
-    return _over_epochs(results, Chart("overlap", title, caption), axis, "", _overlap)
+    return _over_epochs(results, Chart("overlap", title, caption), axis, "", _overlap, resolution)
 
 
-def explored_figure(results: StudyResults) -> Chart:
+def explored_figure(results: StudyResults, resolution: Resolution = PAGE) -> Chart:
     """Draw the share of positions that have been active so far, over epochs (the ITOP rate; Liu et al. 2021).
 
     Args:
         results: the results so far.
+        resolution: number of points in time.
 
     Returns:
         A figure with a panel for each sparsity, in percent of all positions.
@@ -105,7 +86,7 @@ def explored_figure(results: StudyResults) -> Chart:
     title = "How much of the dense network has been explored (ITOP rate)"
     caption = f"Share of all positions that have been active at least once until then. {_BANDS}{_not_drawn(results)}"
     axis = Axis("positions ever active (% of all)", low=0.0)
-    return _over_epochs(results, Chart("explored", title, caption), axis, "%", _explored)
+    return _over_epochs(results, Chart("explored", title, caption), axis, "%", _explored, resolution)
 
 
 def final_sparsity_figure(results: StudyResults) -> Chart:
@@ -211,23 +192,19 @@ def _explored(snapshot: TopologySnapshot) -> float:
     return 100 * snapshot.explored
 
 
-def _active(snapshot: TopologySnapshot) -> tuple[int, ...]:
-    return snapshot.active
-
-
-def _points(lines: int) -> int:
-    """Return the number of points in time of each line, so that a page with many lines stays small."""
-    return min(_MOST_POINTS, max(_LEAST_POINTS, _NUMBERS // max(1, lines)))
-
-
 def _over_epochs(
-    results: StudyResults, chart: Chart, axis: Axis, unit: str, quantity: Callable[[TopologySnapshot], float]
+    results: StudyResults,
+    chart: Chart,
+    axis: Axis,
+    unit: str,
+    quantity: Callable[[TopologySnapshot], float],
+    resolution: Resolution,
 ) -> Chart:
     arms = moving(results)
     if not arms:
-        return Chart(chart.name, chart.title, _NOTHING_MOVED)
+        return Chart(chart.name, chart.title, NOTHING_MOVED)
     rows: list[tuple[str, float, float, float, float, float]] = []
-    points = _points(len(arms) * len(results.study.sparsities))
+    points = resolution.points(3 * len(arms) * len(results.study.sparsities))
 
     def panel(sparsity: float, title: str) -> Panel:
         marks: list[Mark] = []
@@ -299,106 +276,6 @@ def _not_drawn(results: StudyResults) -> str:
     sweeps = [name for name, arms in families(results.study).items() if len(arms) > 1 and name in drawn]
     last = "".join(f" Of {name!r}, only the last fraction is drawn." for name in sweeps)
     return last + (f" Not drawn, because nothing moved or no trial has finished: {', '.join(still)}." if still else "")
-
-
-Shown = Sequence[tuple[Arm, Sequence[TopologyHistory]]]
-
-
-def _moving_at(results: StudyResults, sparsity: float) -> Shown:
-    """Return the arms whose topologies changed, with their histories at a sparsity."""
-    return [(arm, histories) for arm in moving(results) if (histories := results.histories_of(arm, sparsity))]
-
-
-def _densities(histories: Sequence[TopologyHistory], epochs: Floats) -> Floats:
-    """Return the share of active positions of each tensor, the mean of all trials; shape (tensors, points)."""
-    counts = np.mean([at_epochs(history, epochs, _active) for history in histories], axis=0).T
-    densities: Floats = counts / np.array(histories[0].sizes)[:, None]
-    return densities
-
-
-def _times(shown: Shown) -> list[Floats]:
-    """Return the points in time of each arm: as many for all, over the epochs of its own runs."""
-    lines = len(shown) * len(shown[0][1][0].tensors)
-    return [np.linspace(0, histories[0].epochs, _points(lines)) for _, histories in shown]
-
-
-def _tensor_table(shown: Shown, times: Sequence[Floats], numbers: Sequence[Floats]) -> Table:
-    """Return a table with a row for each arm and point in time, and a column for each tensor."""
-    rows = [
-        (arm.name, *row)
-        for (arm, _), epochs, of_arm in zip(shown, times, numbers, strict=True)
-        for row in np.vstack([epochs, of_arm]).T.tolist()
-    ]
-    return Table(("arm", "epoch", *shown[0][1][0].tensors), rows)
-
-
-def _lines(name: str, title: str, shown: Shown) -> Chart:
-    names = shown[0][1][0].tensors
-    lines, times = evenly_spaced(len(names), MAX_LINES), _times(shown)
-    densities = [_densities(histories, epochs) for (_, histories), epochs in zip(shown, times, strict=True)]
-    styles = {names[line]: ramp_style(line, len(names)) for line in lines}
-    panels = []
-    for (arm, _), epochs, of_arm in zip(shown, times, densities, strict=True):
-        marks, series = [], []
-        for line in lines:
-            points = list(zip(epochs.tolist(), (100 * of_arm[line]).tolist(), strict=True))
-            marks.append(Line(names[line], styles[names[line]], held(points), width=0.8))
-            stops = [(x, y, f"{y:.4g}") for x, y in points]
-            series.append(Series(names[line], styles[names[line]], stops, holds=True))
-        x_axis = Axis("epoch", 0.0, float(epochs[-1]), is_whole=True)
-        y_axis = Axis("active (% of positions)", low=0.0)
-        panels.append(Panel(full_name(arm), x_axis, y_axis, marks, readings(series, "epoch", "%")))
-    caption = (
-        "Lines are means of the trials, over the epochs of their own runs. Violet lines are the first tensors, yellow "
-        "ones the last."
-    )
-    if len(lines) < len(names):
-        caption += f" {len(lines)} of {len(names)} tensors are drawn, evenly spaced."
-    table = _tensor_table(shown, times, densities)
-    shown_names = legend(list(styles), styles)
-    return Chart(name, title, caption, tuple(panels), shown_names, table, is_folded=len(lines) > 8)
-
-
-def _heat_map(name: str, title: str, shown: Shown) -> Chart:
-    times = _times(shown)
-    heats = [_relative_densities(histories, epochs) for (_, histories), epochs in zip(shown, times, strict=True)]
-    limit = max(0.1, *(float(np.nanmax(np.abs(heat))) for heat in heats))
-    names = shown[0][1][0].tensors
-    panels = []
-    for (arm, _), epochs, heat in zip(shown, times, heats, strict=True):
-        rows = [
-            _heat_reading(tensor, row, numbers) for row, (tensor, numbers) in enumerate(zip(names, heat, strict=True))
-        ]
-        heads = [f"epoch {epoch:.4g}: density / that of the network" for epoch in epochs]
-        x_axis, y_axis = (
-            Axis("epoch", 0.0, float(epochs[-1]), is_whole=True),
-            Axis("", categories=names, is_sparse=True),
-        )
-        mark = Heat(heat.tolist(), float(epochs[-1]), limit)
-        panels.append(Panel(full_name(arm), x_axis, y_axis, [mark], Readings("x", epochs.tolist(), heads, rows)))
-    caption = (
-        "The share of active positions of each tensor, relative to that of the whole network; means of the trials, "
-        "over the epochs of their own runs. Orange tensors are denser than the network, violet ones sparser; the scale "
-        "is logarithmic."
-    )
-    ends = [f"{2**end:.3g}" for end in (-limit, limit)]
-    scale = ColourScale(ends[0], ends[1], "times the density of the network")
-    table = _tensor_table(shown, times, [np.nan_to_num(2**heat) for heat in heats])
-    return Chart(name, title, caption, tuple(panels), table=table, scale=scale)
-
-
-def _heat_reading(tensor: str, row: int, numbers: Floats) -> Reading:
-    texts = ["empty" if np.isnan(log2) else f"{2**log2:.3g}" for log2 in numbers]
-    return Reading(tensor, None, [float(row)] * len(texts), texts)
-
-
-def _relative_densities(histories: Sequence[TopologyHistory], epochs: Floats) -> Floats:
-    """Return log2 of each tensor's density relative to the network, NaN if it is empty; shape (tensors, points)."""
-    counts = np.mean([at_epochs(history, epochs, _active) for history in histories], axis=0).T
-    sizes = np.array(histories[0].sizes)[:, None]
-    with np.errstate(divide="ignore"):  # a tensor may have lost all its weights
-        log2: Floats = np.log2(counts / sizes * sizes.sum() / counts.sum(axis=0))
-    return np.where(np.isfinite(log2), log2, np.nan)
 
 
 def _distinct_sparse(results: StudyResults) -> list[Arm]:
