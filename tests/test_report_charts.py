@@ -109,6 +109,12 @@ def test_numbers_are_short(number, text):
     assert short_number(number) == text
 
 
+def test_given_labels_are_left_out_only_where_they_have_no_room():
+    sparsities = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+    assert Axis("sparsity", labelled=sparsities).ticks(0.79, 1.0) == [0.8, 0.9, 0.95, 0.98]
+    assert tick_texts(sparsities) == ["0.8", "0.9", "0.95", "0.98", "0.99", "0.995"]
+
+
 def test_a_row_of_an_arm_has_its_bar_interval_and_trials_at_their_values():
     marks = [
         Bar("", STYLES[0], 0, 90.0),

@@ -9,7 +9,7 @@ from sparsecore.errors import printable
 from sparsecore.report.charts import Chart, Panel, Readings
 from sparsecore.report.colours import Style
 from sparsecore.report.drawing import Drawing, draw_files, hover
-from sparsecore.report.scales import Axis
+from sparsecore.report.scales import Axis, tick_texts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,6 +95,9 @@ def _label(drawn: "DrawnAxis", axis: Axis) -> None:
         shown = range(0, len(names), ceil(len(names) / _MOST_NAMES))
         drawn.set_ticks(shown, [names[index] for index in shown], fontsize=10)
         drawn.grid(visible=False)
+    elif axis.labelled:
+        ticks = axis.ticks(*drawn.get_view_interval())
+        drawn.set_ticks(ticks, tick_texts(ticks))
     elif axis.is_whole:
         drawn.set_major_locator(MaxNLocator(nbins=6, integer=True))
         drawn.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -6,6 +6,8 @@ from math import ceil, floor, isfinite, log10
 import attrs
 
 _MOST_TICKS = 6
+_MOST_LABELS = 11
+"""Labels of given numbers that have room side by side."""
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -19,6 +21,7 @@ class Axis:
         high: where it ends, if no number is higher; None for the highest number.
         is_logarithmic: whether the scale is logarithmic, around all numbers above zero.
         is_whole: whether only whole numbers are labelled.
+        labelled: the numbers with a label, ascending, as far as there is room; round numbers if there are none.
         categories: names of the positions 0, 1, ...; an axis with names has no numbers.
         symbols: number of symbols one below another in the row of a name.
         is_sparse: whether only some names are shown where all have no room.
@@ -29,6 +32,7 @@ class Axis:
     high: float | None = None
     is_logarithmic: bool = False
     is_whole: bool = False
+    labelled: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()
     symbols: int = 1
     is_sparse: bool = False
@@ -60,6 +64,8 @@ class Axis:
             low: where the axis begins.
             high: where it ends.
         """
+        if self.labelled:
+            return _apart(self.labelled, (high - low) / _MOST_LABELS)
         if self.is_logarithmic:
             return _logarithmic_ticks(low, high)
         return _linear_ticks(low, high, 1.0 if self.is_whole else 0.0)
@@ -77,6 +83,15 @@ class Axis:
             width = log10(high) - log10(low)
             return lambda number: start + (end - start) * (log10(number) - log10(low)) / width
         return lambda number: start + (end - start) * (number - low) / (high - low)
+
+
+def _apart(numbers: Sequence[float], distance: float) -> list[float]:
+    """Return the numbers without those that are too near to the one before."""
+    kept: list[float] = []
+    for number in numbers:
+        if not kept or number - kept[-1] >= distance:
+            kept.append(number)
+    return kept
 
 
 def _linear_ticks(low: float, high: float, least: float) -> list[float]:

@@ -122,7 +122,12 @@ def _sparsities(results: StudyResults) -> Chart:
         lines.append(_SampleLine(name, results.style_of(arms[0]), points))
     levels = [row for row in results.rows if row.cell.sparsity is None and row.accuracies]
     distance = 0.2 * min((later - earlier for earlier, later in pairwise(sorted(sparsities))), default=0.01)
-    axis = Axis("sparsity (fraction of weights that are zero)", min(sparsities) - distance, max(sparsities) + distance)
+    axis = Axis(
+        "sparsity (fraction of weights that are zero)",
+        min(sparsities) - distance,
+        max(sparsities) + distance,
+        labelled=tuple(sorted(sparsities)),
+    )
     y_axis = Axis(_accuracy_label(bottom), bottom, top)
     panel = _lines_and_levels("", axis, y_axis, lines, levels, results, spread=distance)
     caption = f"Symbols and bands: {_SPREAD}. Symbols of the same sparsity are drawn side by side."
