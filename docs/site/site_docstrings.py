@@ -78,26 +78,30 @@ def _resolved(name: str, holder: Object) -> str:
 
 def _add_constructor(found: Class) -> None:
     """Give a class made by attrs the parameters of its constructor, which griffe does not know."""
-    decorators = [str(one.value) for one in found.decorators]
-    if not any(one.partition("(")[0] in _ATTRS for one in decorators) or "__init__" in found.members:
+    if not _is_of_attrs(found) or "__init__" in found.members:
         return
-    only_named = any("kw_only=True" in one for one in decorators)
-    parameters = [
-        parameter
+    only_named = any("kw_only=True" in str(one.value) for one in found.decorators)
+    # a field of a class stands in place of one of the same name of a base
+    by_name = {
+        parameter.name: parameter
         for one in _lineage(found)
         for name, member in one.members.items()
         if not member.is_alias and member.is_attribute and "property" not in member.labels
         for parameter in _parameters(name, member, only_named)
-    ]
-    parameters.sort(key=lambda parameter: parameter.kind is ParameterKind.keyword_only)
+    }
+    parameters = sorted(by_name.values(), key=lambda parameter: parameter.kind is ParameterKind.keyword_only)
     this = Parameter("self", kind=ParameterKind.positional_or_keyword)
     found.set_member("__init__", GriffeFunction("__init__", parameters=Parameters(this, *parameters), parent=found))
 
 
+def _is_of_attrs(found: Class) -> bool:
+    return any(str(one.value).partition("(")[0] in _ATTRS for one in found.decorators)
+
+
 def _lineage(found: Class) -> list[Class]:
-    """Return a class below its bases, as far as these are known."""
+    """Return a class below its bases that attrs has made, too, as far as these are known."""
     try:
-        return [*reversed(found.mro()), found]
+        return [*filter(_is_of_attrs, reversed(found.mro())), found]
     except Exception:  # griffe raises several errors for bases that it does not know
         return [found]
 

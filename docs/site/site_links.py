@@ -99,7 +99,7 @@ def on_site(target: str, origin: str, place: str) -> str:
 
 
 def shown_files(texts: dict[str, str]) -> set[str]:
-    """Return the files that pages link to and that become pages with their text.
+    """Return the files and folders that pages link to and that become pages with what is in them.
 
     Args:
         texts: Markdown by the file that it stands in.
@@ -110,18 +110,21 @@ def shown_files(texts: dict[str, str]) -> set[str]:
         for one in links(text)
         if not is_external(one)
     }
-    return {file for file in targets if place_of(file).startswith(SOURCES) and (ROOT / file).is_file()}
+    return {file for file in targets if place_of(file).startswith(SOURCES) and (ROOT / file).exists()}
 
 
 def source_page(file: str) -> str:
-    """Return the page that shows the text of a file.
+    """Return the page that shows the text of a file, or the names in a folder.
 
     Args:
         file: a path from the root of the repository.
     """
+    head = f"---\nsearch:\n  exclude: true\n---\n\n# {Path(file).name}\n\n`{file}`\n\n"
+    if (ROOT / file).is_dir():
+        names = sorted(one.name for one in (ROOT / file).iterdir() if not one.name.startswith(("__", ".")))
+        return head + "\n".join(f"- `{name}`" for name in names) + "\n"
     languages = {".py": "python", ".toml": "toml", ".sh": "sh", ".cff": "yaml", ".hpp": "cpp", ".cpp": "cpp"}
     text = (ROOT / file).read_text("utf-8")
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
     language = languages.get(Path(file).suffix, "text")
-    front_matter = "---\nsearch:\n  exclude: true\n---\n\n"
-    return f"{front_matter}# {Path(file).name}\n\n`{file}`\n\n{fence}{language}\n{text.rstrip()}\n{fence}\n"
+    return f"{head}{fence}{language}\n{text.rstrip()}\n{fence}\n"

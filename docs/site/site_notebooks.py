@@ -23,7 +23,10 @@ _PACKAGES = ("sparsecore", "backends", "strategies", "models")
 
 
 def pages() -> Iterator[tuple[str, str | bytes]]:
-    """Execute the notebooks and yield their pages: place on the site, and Markdown or the bytes of a figure.
+    """Execute the notebooks and yield their pages.
+
+    Yields:
+        Places on the site, each with Markdown or the bytes of a figure.
 
     Raises:
         CellExecutionError: a cell raised an error.
@@ -32,6 +35,8 @@ def pages() -> Iterator[tuple[str, str | bytes]]:
         text = path.read_text("utf-8")
         kept = _CACHE / f"{path.stem}-{_digest(text)}"
         if not kept.is_dir():
+            for old in _CACHE.glob(f"{path.stem}-*"):
+                shutil.rmtree(old)
             _write(kept, _executed(path.stem, text))
         for file in sorted(kept.rglob("*")):
             if file.is_file():
@@ -51,7 +56,6 @@ def _digest(text: str) -> str:
 def _write(folder: Path, files: dict[str, bytes]) -> None:
     """Write files into a folder that exists as a whole or not at all."""
     whole = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(whole, ignore_errors=True)
     for name, content in files.items():
         (whole / name).parent.mkdir(parents=True, exist_ok=True)
         (whole / name).write_bytes(content)

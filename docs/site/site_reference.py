@@ -60,14 +60,12 @@ class Entry:
         path: by which it is imported.
         canonical: where it is defined.
         summary: the first line of its docstring.
-        kind: 'class', 'function' or 'attribute'.
         members: names of its public members.
     """
 
     path: str
     canonical: str
     summary: str
-    kind: str
     members: tuple[str, ...]
 
     @property
@@ -141,7 +139,7 @@ def module(path: str) -> Module:
 
 def _entry(path: str, found: Any) -> Entry:
     members = tuple(name for name, one in found.members.items() if not name.startswith("_") and one.docstring)
-    return Entry(path, found.canonical_path, _summary(found), found.kind.value, members)
+    return Entry(path, found.canonical_path, _summary(found), members)
 
 
 def _summary(found: Any) -> str:
