@@ -54,11 +54,13 @@ def _index(found: Sequence[Listing]) -> str:
         "other projects are found by the same entry points; their projects document them.",
     ]
     for kind, title in TITLES.items():
-        rows = [
-            f"| [`{one.name}`]({_file(kind)}#{one.name}) | {plain(one.summary)} |" for one in found if one.kind == kind
-        ]
+        rows = [f"| [`{one.name}`]({_file(kind)}#{one.name}) | {_summary(one)} |" for one in found if one.kind == kind]
         parts += [f"## {title}", "\n".join(["| name | summary |", "| --- | --- |", *rows])]
     return "\n\n".join(parts) + "\n"
+
+
+def _summary(listing: Listing) -> str:
+    return ("Contributed. " if listing.contributed else "") + plain(listing.summary)
 
 
 def _page(kind: str, found: Sequence[Listing]) -> str:
@@ -84,7 +86,7 @@ def _entry(listing: Listing) -> Iterator[str]:
     if listing.error:
         yield f"Broken: {plain(listing.error)} ({listing.source})."
         return
-    yield plain(listing.summary)
+    yield _summary(listing)
     source, _, value = listing.source.partition(": ")
     yield f"`{value}`, of {source}."
     try:
