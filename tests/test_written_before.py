@@ -154,13 +154,19 @@ def test_state_dicts_are_loaded_and_the_training_goes_on_as_it_did(version: str,
         np.testing.assert_allclose(array, arrays[f"end/{name}"], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+def with_option(strategy: type, name: str = "novel") -> Any:
+    """The strategy as a later version may have it, with one option more."""
+    more = {name: attrs.field(default=0.5)}
+    return attrs.make_class(strategy.__name__, more, (strategy,), frozen=True, eq=False)
+
+
 def test_a_strategy_with_a_new_option_resumes_what_was_begun_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new option is at its default, which is what the strategy did before."""
     folder, end = copied("0.2.0", "numpy", tmp_path), expected("0.2.0", "numpy")
     growth = load("strategy", "gradient-growth")
-    later = attrs.make_class(growth.__name__, {"novel": attrs.field(default=0.5)}, (growth,), frozen=True, eq=False)
+    later = with_option(growth)
     monkeypatch.setattr(sys.modules[growth.__module__], growth.__name__, later)
     resume = ("train", "--resume", "--out", folder, "--data-dir", DATA / "0.2.0/images.npz")
     refused = run_in_process(*resume, "--set", "strategy.gradient-growth.novel=0.7")
@@ -173,6 +179,24 @@ def test_a_strategy_with_a_new_option_resumes_what_was_begun_without_it(
     assert done.status == 0, done.stderr
 
 
+def test_a_study_goes_on_with_a_strategy_that_has_a_new_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = StudyFolder(copied("0.2.0", "study", tmp_path))
+    (trial,) = trials_of(study.read())
+    evolution = load("strategy", "set")
+    later = attrs.make_class(
+        evolution.__name__, {"novel": attrs.field(default=0.5)}, (evolution,), frozen=True, eq=False
+    )
+    monkeypatch.setattr(sys.modules[evolution.__module__], evolution.__name__, later)
+    study.runs.mkdir(exist_ok=True)
+    given = ("train", study.experiment(trial), "--out", study.run(trial).path)
+    assert run_in_process(*given).status == 0
+    assert study.result(trial) is not None
+    shutil.rmtree(study.run(trial).path)
+    assert run_in_process(*given, "--set", "strategy.novel=0.7").status == 0
+    with pytest.raises(InputError, match="had other settings"):
+        study.result(trial)
+
+
 def test_a_training_with_a_new_option_loads_what_was_saved_without_it_where_it_is_at_its_default() -> None:
     pytest.importorskip("torch")
     from sparsify_examples import mlp, sgd
@@ -180,7 +204,7 @@ def test_a_training_with_a_new_option_loads_what_was_saved_without_it_where_it_i
     from sparsecore_torch import sparsify
 
     growth = load("strategy", "gradient-growth")
-    later = attrs.make_class(growth.__name__, {"novel": attrs.field(default=0.5)}, (growth,), frozen=True, eq=False)
+    later = with_option(growth)
 
     def begun(strategy: object) -> Any:
         model = mlp()

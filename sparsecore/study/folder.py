@@ -13,6 +13,7 @@ import tomli_w
 
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import differences, experiment_fingerprint
+from sparsecore.experiment.experiment import Experiment
 from sparsecore.formats import STUDY
 from sparsecore.run.files import BusyError, Lock, new_folder, read_regular_toml, write_whole
 from sparsecore.run.folder import FolderExistsError, RunFolder, is_occupied
@@ -253,12 +254,25 @@ class StudyFolder(ReportFolder):
         except InputError as error:
             raise InputError(f"the result of the trial {trial.name} cannot be read: {error}") from error
         fingerprint = result.experiment_sha256
-        if fingerprint is not None and fingerprint != _tables_in(self.experiment(trial))[1]:
+        if fingerprint is not None and not self._is_of(trial, fingerprint):
             raise InputError(
                 f"the run of the trial {trial.name} had other settings than {self.experiment(trial)}, so its result "
                 "does not belong to this study; remove the run, and repeat it with --resume"
             )
         return result
+
+    def _is_of(self, trial: Trial, fingerprint: str) -> bool:
+        """Return whether a run with this fingerprint had the settings of a trial's experiment."""
+        tables, own = _tables_in(self.experiment(trial))
+        if fingerprint == own:
+            return True
+        # a later version may have begun the run, and have written settings that the study's file does not have
+        try:
+            begun = self.run(trial).read_tables()
+            is_whole = experiment_fingerprint(begun) == fingerprint
+            return is_whole and not differences(Experiment.of(tables).tables(), Experiment.of(begun).tables())
+        except InputError:
+            return False
 
     def effort(self, trial: Trial) -> Effort:
         """Return the time that a trial has taken so far and its machine.
