@@ -28,6 +28,7 @@ from sparsecore_jax.sparse_training.refusals import (
     check_strategies,
     warn_of_lost_weights,
 )
+from sparsecore_jax.sparse_training.saved_bytes import unpacked
 from sparsecore_jax.sparse_training.selection import Globs, matching, select
 from sparsecore_jax.sparse_training.start import read_start, request_of
 from sparsecore_jax.sparse_training.state_entries import state_entries
@@ -118,6 +119,7 @@ def sparsify(
     """
     leaves = leaves_of(params)
     check_optimizer(optimizer)
+    start = unpacked(start)
     if is_saved_training(start) and sparsity is None:
         sparsity = start["sparsity"]
     check_sparsities(sparsity)

@@ -32,6 +32,7 @@ from sparsecore_jax.sparse_training.checks import (
 from sparsecore_jax.sparse_training.moves import Mover
 from sparsecore_jax.sparse_training.parameters import PyTree
 from sparsecore_jax.sparse_training.parts import TrainingParts
+from sparsecore_jax.sparse_training.saved_bytes import packed, unpacked
 from sparsecore_jax.sparse_training.tensors import on_host
 from sparsecore_jax.sparse_training.traced import TracedGroup, synchronized, traced_groups, traced_update
 from sparsecore_jax.sparse_training.transformation import (
@@ -267,16 +268,20 @@ class SparseTraining:
         engines = self._parts.engines
         return {**dump(engines, self._state, self._identity, self._start, ARRAYS), **dump_record(self._record, ARRAYS)}
 
+    def arrays(self) -> dict[str, NDArray[np.uint8]]:
+        """Return :meth:`state_dict` as a tree of one array, for checkpointers of arrays such as orbax."""
+        return packed(self.state_dict())
+
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from a saved state, with the parameters and the optimizer state that were saved with it.
 
         Args:
-            saved: of :meth:`state_dict`.
+            saved: of :meth:`state_dict` or :meth:`arrays`.
 
         Raises:
             InputError: it is no such state dict, or of another model, seed or strategy; nothing has changed.
         """
-        engines = self._parts.engines
+        engines, saved = self._parts.engines, unpacked(saved)
         state, start = load(saved, engines, self._state, self._identity, ARRAYS)
         record = load_record(saved, engines.layout, ARRAYS)
         self._state, self._start, self._is_compared, self._traced_groups = state, start, False, None
