@@ -36,6 +36,7 @@ ELSEWHERE = {
     "docs/explanations/positions.md": "test_sparsify_documentation.py",
     "docs/faq.md": "test_sparsify_documentation.py",
     "docs/formats.md": "test_formats.py",
+    "docs/jax.md": "test_jax_documentation.py",
     "docs/hooks.md": "test_plugin_documentation.py",
     "docs/notebooks.md": "test_observers_documentation.py",
     "docs/observers.md": "test_observers_documentation.py",

@@ -10,6 +10,7 @@ pytest.importorskip("optax")
 NEEDED = ("flax", "equinox", "orbax.checkpoint")
 
 
+@pytest.mark.slow
 def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     for package in NEEDED:
         pytest.importorskip(package)

@@ -48,7 +48,7 @@ DEFAULT = {
     "params__encoder__router__kernel": ((8, 4), "router"),
     "params__encoder__lora_a__kernel": ((8, 4), "adapter"),
     "params__encoder__mixing": ((8, 4), "no weight matrix"),
-    "params__counter__w": ((0, 4), "empty"),
+    "params__inner__counter__w": ((0, 4), "empty"),
 }
 
 
@@ -111,10 +111,11 @@ def trees():
     yield "nnx", nnx.state(Two(nnx.Rngs(0)), nnx.Param), {"inner/kernel"}
     mlp = equinox.nn.MLP(6, 2, 8, depth=2, key=jax.random.key(0))
     yield "equinox", equinox.filter(mlp, equinox.is_inexact_array), {"layers/0/weight", "layers/1/weight"}
-    network = haiku.transform(lambda x: haiku.nets.MLP([8, 8, 2])(x))
+    network = haiku.transform(lambda x: haiku.nets.MLP([8, 8, 2])(x))  # noqa: PLW0108 - modules are made within
     yield "haiku", network.init(jax.random.key(0), jnp.ones((1, 6))), {"mlp/~/linear_0/w", "mlp/~/linear_1/w"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_trees_of_all_libraries_are_trained_sparsely():
     for library, tree, sparse in trees():

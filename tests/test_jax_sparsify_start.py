@@ -77,7 +77,7 @@ def advanced(sparsified, opt_state, seeds):
     return params, opt_state
 
 
-@pytest.mark.parametrize("name", ["dpr", "snfs"])
+@pytest.mark.parametrize("name", ["dpr", pytest.param("snfs", marks=pytest.mark.slow)])
 def test_a_saved_training_goes_on_bit_for_bit(name, tmp_path):
     ocp = pytest.importorskip("orbax.checkpoint")
     options = {"strategy": STRATEGIES[name], "sparsity": 0.6, "include": "*/w", "total_steps": 12}

@@ -43,10 +43,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in {"adamw", "clipped adagrad", "several"} else pytest.mark.slow)
-        for name in OPTIMIZERS
-    ],
+    [pytest.param(name, marks=[] if name == "clipped adagrad" else pytest.mark.slow) for name in OPTIMIZERS],
 )
 def test_moments_of_inactive_weights_are_zero_and_those_of_grown_weights_fresh(name):
     plain = OPTIMIZERS[name]
@@ -117,6 +114,7 @@ def test_all_parameters_in_one_vector_are_refused():
         sparsify(mlp_params(), optax.flatten(optax.adam(0.1)), strategy="static")
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_count_as_one_step_and_growth_sees_their_mean():
     strategy = RigL(drop_fraction=0.3, schedule=EVERY_2)
     options = {"strategy": strategy, "sparsity": 0.6, "include": "*/w"}
@@ -142,6 +140,7 @@ def test_accumulated_gradients_count_as_one_step_and_growth_sees_their_mean():
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_accumulation_around_counts_its_steps_and_is_refused_where_growth_needs_its_gradients():
     params, optimizer, training = sparsify(
         mlp_params(), optax.sgd(0.5), strategy=SparseEvolution(schedule=EVERY_2), sparsity=0.6, include="*/w"
@@ -160,6 +159,7 @@ def test_accumulation_around_counts_its_steps_and_is_refused_where_growth_needs_
         training.update(params, optax.MultiSteps(optimizer, 2).init(params))
 
 
+@pytest.mark.slow
 def test_rejected_gradients_are_no_steps():
     params, optimizer, training = sparsify(
         mlp_params(), optax.apply_if_finite(optax.sgd(0.5), 9), strategy=SparseEvolution(schedule=EVERY_2)
@@ -175,6 +175,7 @@ def test_rejected_gradients_are_no_steps():
     assert training.updates == 1
 
 
+@pytest.mark.slow
 def test_the_sparse_optimizer_works_within_a_chain():
     params, optimizer, training = sparsify(mlp_params(), optax.adam(0.1), strategy=SparseEvolution(schedule=EVERY_2))
     chained = optax.chain(optax.clip(1.0), optimizer)

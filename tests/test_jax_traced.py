@@ -51,7 +51,7 @@ def tied_params(dtype):
 CASES = [
     (name, dtype, regrow) for name in TRACEABLE for dtype in ("float32", "bfloat16") for regrow in (None, True, "keep")
 ]
-QUICK = {("set", "float32", None), ("rigl", "float32", None), ("groups", "float32", True)}
+QUICK = {("set", "float32", None), ("rigl", "float32", None)}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,7 @@ def test_traced_updates_decide_as_those_between_steps(name, dtype, regrow):
     assert (inside.step, inside.updates) == (outside.step, outside.updates)
 
 
+@pytest.mark.slow
 def test_a_whole_loop_runs_in_one_scan_and_goes_on_outside():
     strategy = RigL(schedule=EVERY_2)
     params, optimizer, training = sparsify(mlp_params(), optax.adam(0.01), strategy=strategy, total_steps=20)
