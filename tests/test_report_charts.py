@@ -32,7 +32,8 @@ LINES = {
     "equal values": [[(0.0, 7.0), (1.0, 7.0)]],
     "a gap": [[(0.0, 1.0), (1.0, NAN), (2.0, INF), (3.0, -INF), (4.0, 2.0)]],
     "nothing finite": [[(0.0, NAN), (1.0, INF)]],
-    "huge and tiny": [[(0.0, 1e-300), (1.0, 1e300)]],
+    "huge and tiny": [[(0.0, 1e-299), (1.0, 1e299), (2.0, 1e308), (3.0, -1e308)]],
+    "almost nothing": [[(0.0, 0.0), (1.0, 5e-324)]],
     "dozens of hundreds": [[(float(x), math.sin(x + line)) for x in range(520)] for line in range(60)],
 }
 
@@ -142,6 +143,7 @@ def test_a_csv_file_has_all_digits_and_any_text():
     assert found[0][3] == ""
     assert unquote(table.link().partition(",")[2]) == table.csv()
     assert not re.search(r'[<>"\s]', table.link())
+    assert Table(("\ud800",)).link().endswith(",%3F%0D%0A")  # from a damaged file
 
 
 def test_a_heat_map_is_a_picture_whose_middle_is_transparent():

@@ -1,11 +1,11 @@
 """Colours can be read: on light and on dark pages, and by readers without one kind of cone."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 
-from sparsecore.report.colours import PAGE, PALETTE, RAMP, TEXT, distinct_styles
+from sparsecore.report.colours import PAGE, PALETTE, RAMP, SURFACES, TEXT, distinct_styles
 
 # linear RGB to that of readers without one kind of cone: Machado, Oliveira & Fernandes (2009), severity 1
 SIGHT = {
@@ -37,6 +37,8 @@ def lab(rgb):
 def test_texts_and_lines_have_a_contrast_of_at_least_4_5_to_the_page(shade):
     for colour in (*PALETTE, *RAMP, *TEXT.values()):
         assert contrast(getattr(colour, shade), getattr(PAGE, shade)) >= 4.5, colour
+    for colour, surface in product(TEXT.values(), SURFACES[1:]):  # the first is that of rules
+        assert contrast(getattr(colour, shade), getattr(surface, shade)) >= 4.5, (colour, surface)
 
 
 @pytest.mark.parametrize("shade", ["light", "dark"])

@@ -43,7 +43,7 @@ class Table:
 
     def link(self) -> str:
         """Return the CSV file as a ``data:`` link."""
-        return "data:text/csv;charset=utf-8," + quote(self.csv(), safe=",;:/.-_()+*")
+        return "data:text/csv;charset=utf-8," + quote(self.csv(), safe=",;:/.-_()+*", errors="replace")
 
 
 @attrs.frozen

@@ -44,11 +44,7 @@ class Plane:
     def place(self, point: tuple[float, float]) -> tuple[float, float] | None:
         """Return a point in pixels; None where an axis has no place for it."""
         x, y = point
-        if not (math.isfinite(x) and math.isfinite(y)):
-            return None
-        if (self.x.is_logarithmic and x <= 0) or (self.y.is_logarithmic and y <= 0):
-            return None
-        return self.left(x), self.top(y)
+        return (self.left(x), self.top(y)) if self.x.has_place(x) and self.y.has_place(y) else None
 
     def group(self, series: str, style: Style, content: str) -> str:
         """Return a group of elements in the colour of a series."""

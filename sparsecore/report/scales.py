@@ -6,6 +6,8 @@ from math import ceil, floor, isfinite, log10
 import attrs
 
 _MOST_TICKS = 6
+_HUGE, _TINY = 1e300, 1e-300
+"""Differences of larger numbers may be infinite, and parts of smaller ones zero."""
 _MOST_LABELS = 11
 """Labels of given numbers that have room side by side."""
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
@@ -37,6 +39,10 @@ class Axis:
     symbols: int = 1
     is_sparse: bool = False
 
+    def has_place(self, number: float) -> bool:
+        """Return whether a number can be drawn: it is finite, not huge, and above zero on a logarithmic scale."""
+        return abs(number) < _HUGE and (number > _TINY or not self.is_logarithmic)
+
     def limits(self, numbers: Iterable[float]) -> tuple[float, float]:
         """Return where the axis begins and ends, which are never the same.
 
@@ -45,7 +51,7 @@ class Axis:
         """
         if self.categories:
             return -0.5, len(self.categories) - 0.5
-        finite = [number for number in numbers if isfinite(number) and (number > 0 or not self.is_logarithmic)]
+        finite = [number for number in numbers if self.has_place(number)]
         lowest, highest = min(finite, default=1.0), max(finite, default=1.0)
         if self.is_logarithmic:
             return lowest * 0.93, highest * 1.07
@@ -95,7 +101,7 @@ def _apart(numbers: Sequence[float], distance: float) -> list[float]:
 
 
 def _linear_ticks(low: float, high: float, least: float) -> list[float]:
-    rough = (high - low) / _MOST_TICKS
+    rough = max(_TINY, (high - low) / _MOST_TICKS)
     power = 10.0 ** floor(log10(rough))
     step = max(least, next(factor * power for factor in _STEPS if factor * power >= rough * (1 - 1e-9)))
     if least:

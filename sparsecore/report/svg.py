@@ -1,6 +1,5 @@
 """Panels of charts as SVG elements of a page, and what the page's script knows of them."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -161,8 +160,4 @@ def _row(row: Reading, plane: Plane, upright: bool, keys: Mapping[str, str]) -> 
 
 def _places(places: Sequence[float | None], plane: Plane, upright: bool) -> list[float | None]:
     axis, other = (plane.x, plane.left) if upright else (plane.y, plane.top)
-    shown = (place is not None and math.isfinite(place) and (place > 0 or not axis.is_logarithmic) for place in places)
-    return [
-        round(other(place), 1) if is_shown and place is not None else None
-        for place, is_shown in zip(places, shown, strict=True)
-    ]
+    return [None if one is None or not axis.has_place(one) else round(other(one), 1) for one in places]
