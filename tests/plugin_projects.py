@@ -8,16 +8,21 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
+from forks import can_fork, fork
+
 HERE_ALONE = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")
 """Set by the Makefile, and relative to the project's root."""
 
 
 def python(folder: Path, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run this Python in the folder."""
-    command = [sys.executable, *map(str, arguments)]
-    everywhere = {name: value for name, value in os.environ.items() if name not in HERE_ALONE}
+    own = [*map(str, arguments)]
+    everywhere = {name: value for name, value in os.environ.items() if name not in HERE_ALONE} | environment
+    if own[:2] == ["-m", "pytest"] and can_fork(own):
+        ((status, out, err),) = fork(own, [everywhere], folder)
+        return subprocess.CompletedProcess(own, status, out, err)
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env={**everywhere, **environment}
+        [sys.executable, *own], cwd=folder, capture_output=True, text=True, check=False, env=everywhere
     )
 
 

@@ -201,15 +201,6 @@ def test_the_callback_for_a_library_that_is_missing_names_its_extra(
         import_module(f"sparsecore_torch.{library}")
 
 
-@pytest.mark.integration
-def test_the_torch_backend_imports_no_library_of_others() -> None:
-    pytest.importorskip("torch")
-    others = ("lightning", "transformers", "accelerate", "timm", "torchvision")
-    code = f"import sparsecore_torch, sys; print([name for name in {others!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_a_folder_with_the_name_of_a_package_is_not_that_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

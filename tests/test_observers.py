@@ -207,14 +207,16 @@ def test_settings_are_flat_and_have_plain_values():
     assert flat_settings(nested) == expected
 
 
-def test_trackers_are_imported_by_nothing_but_their_use():
+def test_trackers_and_trainers_are_imported_by_nothing_but_their_use():
     code = """
 import sys
 import sparsecore, sparsecore.observers, sparsecore_torch
 from sparsecore.cli.command_line import run
 run(["plugins"])
 from sparsecore.observers import MlflowLog, TensorBoardLog, TrackioLog, WandbLog
-loaded = {"tensorboard", "wandb", "mlflow", "trackio", "matplotlib", "IPython"} & set(sys.modules)
+trackers = {"tensorboard", "wandb", "mlflow", "trackio", "matplotlib", "IPython"}
+trainers = {"lightning", "transformers", "accelerate", "timm", "torchvision"}
+loaded = (trackers | trainers) & set(sys.modules)
 assert not loaded, loaded
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

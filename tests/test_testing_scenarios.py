@@ -157,7 +157,7 @@ class Late:
 @pytest.mark.parametrize("updates", [3, 8])
 def test_defects_that_appear_after_several_updates_are_found(updates):
     (promise,) = (promise for promise in STRATEGY_PROMISES if promise.name == "prune")
-    result = check_promise(promise, StrategySubject.of(Late(updates)))
+    result = check_promise(promise, StrategySubject.of(Late(updates)), shrink=False)
     assert result.status is Status.BROKEN
     assert result.example.previous_updates >= updates
 
