@@ -166,7 +166,7 @@ def test_what_was_found_comes_before_the_figures(page):
     [found] = re.findall(r'<ul class="findings">(.*?)</ul>', page, re.DOTALL)
     assert page.index(found) < page.index("<figure")
     assert "Sparsity 0.8: <b>" in found
-    assert "of 4 tests of hypotheses supported" in found
+    assert "of 4 tests support their hypothesis, " in found
 
 
 def placed(study):

@@ -111,7 +111,7 @@ def _names(axis: Axis, plane: Plane) -> Iterator[str]:
         if beside:
             x, y, anchor, text = left - 5, plane.top(index) + 4, "end", _shortened(name, _MOST_LETTERS)
         else:
-            x, y, anchor, text = left, plane.top(index - 0.5) + 10, "start", _shortened(name, int(400 / _LETTER))
+            x, y, anchor, text = left + 3, plane.top(index - 0.5) + 10, "start", _shortened(name, int(400 / _LETTER))
         title = f"<title>{escape(name)}</title>" if text != name else ""
         yield f'<text x="{pixels(x)}" y="{pixels(y)}" text-anchor="{anchor}">{title}{escape(text)}</text>'
 

@@ -92,7 +92,7 @@ def _findings(results: StudyResults) -> Iterator[str]:
         supported = sum(bool(one.is_supported) for one in results.hypotheses)
         untested = sum(one.is_supported is None for one in results.hypotheses)
         left = f", {untested} not testable yet" if untested else ""
-        yield f"{supported} of {counted(len(results.hypotheses), 'test')} of hypotheses supported{left}."
+        yield f"{supported} of {counted(len(results.hypotheses), 'test')} support their hypothesis{left}."
 
 
 def _differs(best: Arm, pairs: Sequence[ArmPair], results: StudyResults) -> str:
