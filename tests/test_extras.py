@@ -98,6 +98,7 @@ for need in (
     lambda: import_module("sparsecore.testing"),
     lambda: import_module("sparsecore_torch"),
     lambda: load("backend", "torch"),
+    lambda: load("backend", "jax"),
     lambda: Digits().load(None),
     lambda: Origin("x", "https://localhost/", {"a": "md5:0"}).fetch("a"),
     lambda: workspace._blas(),
@@ -113,6 +114,7 @@ for need in (
         ("hypothesis", "testing"),
         ("torch", "torch"),
         ("torch", "torch"),
+        ("jax", "jax"),
         ("scikit-learn", "data"),
         ("pooch", "data"),
         ("threadpoolctl", "cli"),
@@ -221,4 +223,4 @@ def test_all_has_every_extra_for_users_but_those_for_users_of_other_libraries() 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     lists = re.findall(r"\[([\w,-]+)\]", " ".join(extras["all"] + extras["all-without-cpu"]))
     named = {extra for extras in lists for extra in extras.split(",")}
-    assert named == set(extras) - {"all", "test"} - WITH_OTHERS
+    assert named == set(extras) - {"all", "docs", "test"} - WITH_OTHERS

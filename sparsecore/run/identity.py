@@ -26,13 +26,13 @@ from sparsecore.run.setup import Setup
 @cache
 def machine() -> str:
     """Describe the machine: processor, cores, system, and the versions of the libraries that compute."""
-    torch = sys.modules.get("torch")
+    libraries = {"PyTorch": sys.modules.get("torch"), "JAX": sys.modules.get("jax")}
     parts = [
         f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
         f"Python {platform.python_version()}",
         f"sparsecore {sparsecore.__version__}",
         f"NumPy {np.__version__}",
-        *([f"PyTorch {torch.__version__}"] if torch else []),
+        *(f"{name} {library.__version__}" for name, library in libraries.items() if library),
     ]
     return "; ".join(parts)
 
