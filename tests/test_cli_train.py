@@ -210,6 +210,9 @@ def test_a_log_of_another_run_does_not_replay(run: Path, tmp_path: Path) -> None
     shutil.copytree(run, tmp_path / "run")
     experiment = tmp_path / "run/experiment.toml"
     experiment.write_text(experiment.read_text().replace("seed = 0", "seed = 1"))
+    with pytest.raises(InputError, match=r"experiment\.toml has changed"):
+        list(replay(RunFolder(tmp_path / "run")))
+    (tmp_path / "run/checkpoint.safetensors").unlink()  # with it goes what tells that
     with pytest.raises(InputError, match=r"line 1 of .* does not follow"):
         list(replay(RunFolder(tmp_path / "run")))
 

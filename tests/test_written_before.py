@@ -183,9 +183,7 @@ def test_a_study_goes_on_with_a_strategy_that_has_a_new_option(tmp_path: Path, m
     study = StudyFolder(copied("0.2.0", "study", tmp_path))
     (trial,) = trials_of(study.read())
     evolution = load("strategy", "set")
-    later = attrs.make_class(
-        evolution.__name__, {"novel": attrs.field(default=0.5)}, (evolution,), frozen=True, eq=False
-    )
+    later = with_option(evolution)
     monkeypatch.setattr(sys.modules[evolution.__module__], evolution.__name__, later)
     study.runs.mkdir(exist_ok=True)
     given = ("train", study.experiment(trial), "--out", study.run(trial).path)
