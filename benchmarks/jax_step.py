@@ -29,6 +29,7 @@ MOST_UPDATE_MS = 15
 """What an update may take."""
 
 DENSE, MASKING, UPDATE = "dense, flax and optax", "masking alone", "an update"
+SPARSE, SPARSE_UPDATE = "sparsify, flax and optax", "an update of sparsify"
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
         "masking_ms": round(1e3 * masking, 3),
         "masking_share": round(masking / statistics.median(seconds[DENSE]), 5),
         "update_ms": _milliseconds(seconds[UPDATE]),
+        "sparsify_update_ms": _milliseconds(seconds[SPARSE_UPDATE]),
         "goals": {"masking_share": MOST_MASKING, "update_ms": MOST_UPDATE_MS},
     }
     write("jax_step", report, _page(report))
@@ -62,6 +64,18 @@ def _dense(options: argparse.Namespace) -> Callable[[], None]:
     from plain_flax import dense_step
 
     return dense_step(options.batch, SHAPE)
+
+
+def _sparse(options: argparse.Namespace) -> Callable[[], None]:
+    from plain_flax import dense_step
+
+    return dense_step(options.batch, SHAPE, options.sparsity)
+
+
+def _sparse_update(options: argparse.Namespace) -> Callable[[], None]:
+    from plain_flax import sparse_update
+
+    return sparse_update(SHAPE, options.sparsity)
 
 
 def _jax(options: argparse.Namespace) -> Callable[[], None]:
@@ -134,10 +148,15 @@ def _update(options: argparse.Namespace) -> Callable[[], None]:
 
 STEPS: Mapping[str, Callable[[argparse.Namespace], Callable[[], None]]] = {
     DENSE: _dense,
+    SPARSE: _sparse,
     "--backend jax": _jax,
     "--backend torch": _torch,
 }
-PARTS: Mapping[str, Callable[[argparse.Namespace], Callable[[], None]]] = {MASKING: _masking, UPDATE: _update}
+PARTS: Mapping[str, Callable[[argparse.Namespace], Callable[[], None]]] = {
+    MASKING: _masking,
+    UPDATE: _update,
+    SPARSE_UPDATE: _sparse_update,
+}
 
 
 def _milliseconds(seconds: list[float]) -> float:
@@ -157,8 +176,8 @@ waited. The ratio is the median of the rounds' ratios.
 
 Masking alone, which is the scatter of all values into dense tensors and the gather of their gradients, takes
 {report["masking_ms"]} ms, {100 * report["masking_share"]:.2f} % of the dense step; the goal is at most
-{100 * MOST_MASKING:.0f} %. An update by DPR, about 14 % of the weights, takes {report["update_ms"]} ms; the goal is at
-most {MOST_UPDATE_MS} ms.
+{100 * MOST_MASKING:.0f} %. An update by DPR, about 14 % of the weights, takes {report["update_ms"]} ms, and one
+by `training.update` of `sparsify` {report["sparsify_update_ms"]} ms; the goal is at most {MOST_UPDATE_MS} ms.
 
 {sentence(report["machine"])}
 """

@@ -10,6 +10,14 @@ import numpy as np
 import optax
 from networks import EXAMPLES, noise
 
+from sparsecore.engine.schedules import Amount
+from sparsecore.strategy import Every
+from sparsecore_jax import sparsify
+from sparsecore_strategies.dpr import DynamicReallocation
+
+BLOCKS = "_Block_*/Conv_[12]/kernel"
+"""A glob on the names of 3x3 convolutions in blocks; where the shortcut is a convolution, it is the first one."""
+
 
 class _Block(nn.Module):
     """Norm, relu, convolution, twice, and a shortcut."""
@@ -53,15 +61,19 @@ def optimizer() -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9, nesterov=True))
 
 
-def dense_step(batch: int, shape: tuple[int, int, int]) -> Callable[[], None]:
+def dense_step(batch: int, shape: tuple[int, int, int], sparsity: float | None = None) -> Callable[[], None]:
     """Return a training step on random images that lie in host memory as uint8, which ends when JAX has ended.
 
     Args:
         batch: images a step.
         shape: of the images, (height, width, channels).
+        sparsity: of the 3x3 convolutions in blocks, by ``sparsecore_jax.sparsify``; None for a dense network.
     """
     model, rule, data = WideResNet(), optimizer(), noise(shape).train
     variables = model.init(jax.random.key(0), jnp.zeros((2, *shape)))
+    start, training = variables["params"], None
+    if sparsity is not None:
+        start, rule, training = sparsify(start, rule, strategy="static", sparsity=sparsity, include=BLOCKS)
 
     def loss(parameters: Any, statistics: Any, images: Any, labels: Any) -> tuple[Any, Any]:
         given = {"params": parameters, "batch_stats": statistics}
@@ -75,11 +87,35 @@ def dense_step(batch: int, shape: tuple[int, int, int]) -> Callable[[], None]:
         return optax.apply_updates(parameters, steps), statistics, kept
 
     compiled, rng = jax.jit(update, donate_argnums=0), np.random.default_rng(0)
-    state = (variables["params"], variables["batch_stats"], rule.init(variables["params"]))
+    state = (start, variables["batch_stats"], rule.init(start))
 
     def step() -> None:
         nonlocal state
         rows = rng.choice(EXAMPLES, batch, replace=False)
-        state = jax.block_until_ready(compiled(state, data.images[rows], data.labels[rows].astype(np.int32)))
+        parameters, statistics, kept = compiled(state, data.images[rows], data.labels[rows].astype(np.int32))
+        if training is not None:
+            parameters, kept = training.update(parameters, kept)
+        state = jax.block_until_ready((parameters, statistics, kept))
 
     return step
+
+
+def sparse_update(shape: tuple[int, int, int], sparsity: float) -> Callable[[], None]:
+    """Return an update by DPR of about 14 % of the weights, with all that ``training.update`` does.
+
+    Args:
+        shape: of the images, (height, width, channels).
+        sparsity: of the 3x3 convolutions in blocks.
+    """
+    dense = WideResNet().init(jax.random.key(0), jnp.zeros((2, *shape)))["params"]
+    strategy = DynamicReallocation(target=Amount("14%"), initial_threshold=2e-2, schedule=Every(steps=1))
+    parameters, rule, training = sparsify(dense, optimizer(), strategy=strategy, sparsity=sparsity, include=BLOCKS)
+    state = rule.init(parameters)
+
+    def update() -> None:
+        nonlocal parameters, state
+        # as after another step of the optimizer
+        parameters, state = training.update(parameters, state._replace(count=state.count + 1))
+        jax.block_until_ready((parameters, state))
+
+    return update

@@ -42,14 +42,13 @@ class Mover:
             values: the N values before the update that the parameters have.
         """
         tensors, arrays = self._tensors, reallocation.before.arrays
-        kept_positions = reallocation.before.subset(reallocation.survives)
         is_changed = _changes_values(reallocation, values)
         momentum = reallocation.momentum
         grown = reallocation.grown_weights
         return self._applied(
             params,
             state,
-            kept=tensors.masks(kept_positions),
+            kept=tensors.masks_of(reallocation.before, arrays.to_numpy(reallocation.survives)),
             masks=tensors.masks(reallocation.after),
             values=tensors.dense(reallocation.after, arrays.to_numpy(reallocation.values)) if is_changed else None,
             momentum=None if momentum is None else tensors.dense(grown, np.asarray(momentum, tensors.dtype)),

@@ -68,8 +68,16 @@ class Orientation:
         Args:
             positions: row-major indices in the engine's tensor.
         """
+        return self.leaf_mask(self.to_leaf(positions))
+
+    def leaf_mask(self, indices: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return the mask of the leaf's shape that is true at some indices.
+
+        Args:
+            indices: row-major, in the leaf.
+        """
         mask = np.zeros(math.prod(self.shape), np.bool_)
-        mask[self.to_leaf(positions)] = True
+        mask[indices] = True
         return mask.reshape(self.shape)
 
     def dense(self, positions: NDArray[np.integer], entries: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -174,6 +174,8 @@ def _last_linear_layers(leaves: Sequence[Leaf]) -> frozenset[str]:
     shallowest = [one for one in linear if len(one.parts) == min(len(other.parts) for other in linear)]
     numbers = {one.name: re.fullmatch(r"(.*?)(\d+)", one.parts[-2]) for one in shallowest}
     known = {name: found for name, found in numbers.items() if found is not None}
+    if len(linear) == 1 and any(len(one.shape) > 2 and one.parts[-1] in _MATRICES for one in leaves):
+        return frozenset({linear[0].name})  # what follows convolutions
     if len(linear) < 2 or len(known) < len(numbers) or len({found[1] for found in known.values()}) != 1:
         return frozenset()
     return frozenset({max(known, key=lambda name: int(known[name][2]))})

@@ -28,6 +28,7 @@ class SparseTensors:
     orientations: tuple[Orientation, ...]
     layout: Layout
     dtype: np.dtype[Any]
+    _latest: list[Any] = attrs.field(factory=list, init=False, repr=False)
 
     @classmethod
     def of(cls, leaves: Sequence[Leaf]) -> "SparseTensors":
@@ -75,9 +76,11 @@ class SparseTensors:
 
     def leaf_indices(self, topology: Topology) -> list[NDArray[np.integer]]:
         """Return the row-major indices of the active weights of each tensor in its leaf, in the engine's order."""
-        return [
-            one.to_leaf(topology.local(name)) for name, one in zip(self.layout.names, self.orientations, strict=True)
-        ]
+        if not self._latest or self._latest[0] is not topology:  # that after an update is the one before the next
+            columns = zip(self.layout.names, self.orientations, strict=True)
+            self._latest[:] = [topology, [one.to_leaf(topology.local(name)) for name, one in columns]]
+        indices: list[NDArray[np.integer]] = self._latest[1]
+        return indices
 
     def masks(self, topology: Topology) -> tuple[NDArray[np.bool_], ...]:
         """Return the mask of each leaf, on the host.
@@ -85,8 +88,18 @@ class SparseTensors:
         Args:
             topology: the positions at which it is true.
         """
-        names = self.layout.names
-        return tuple(one.mask(topology.local(name)) for name, one in zip(names, self.orientations, strict=True))
+        columns = zip(self.orientations, self.leaf_indices(topology), strict=True)
+        return tuple(one.leaf_mask(indices) for one, indices in columns)
+
+    def masks_of(self, topology: Topology, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], ...]:
+        """Return the mask of each leaf that is true at some of the positions, on the host.
+
+        Args:
+            topology: the positions.
+            chosen: which of them, (N,).
+        """
+        columns = zip(self.layout.names, self.orientations, self.leaf_indices(topology), strict=True)
+        return tuple(one.leaf_mask(indices[chosen[topology.slots(name)]]) for name, one, indices in columns)
 
     def dense(self, topology: Topology, entries: NDArray[np.generic]) -> tuple[NDArray[np.generic], ...]:
         """Return arrays of the leaves' shapes with one entry at each position, and zero elsewhere, on the host.
