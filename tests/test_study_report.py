@@ -157,6 +157,11 @@ def test_the_csv_files_have_the_accuracies_and_the_learning_rates_of_the_logs(ca
     for arm, sparsity, fraction, trial, accuracy in rows:
         run = carried_out.runs / f"{arm}-at-{sparsity}-trial-{trial}/result.json"
         assert (fraction, float(accuracy)) == ("", json.loads(run.read_text())["test_accuracy"])
+    histories = json.loads(carried_out.results.read_text())["topology_histories"]
+    for name in ("explored", "overlap"):
+        last = {(row[0], row[1]): row for row in csv_of(page, name)[1:]}["dpr", "0.8"]  # at the end
+        ends = [histories[f"dpr-at-0.8-trial-{trial}"]["snapshots"][-1][name] for trial in range(2)]
+        assert [float(one) for one in last[3:]] == pytest.approx([fmean(ends), min(ends), max(ends)])
     for arm, epoch, rate in csv_of(page, "rate")[1:]:
         lines = (carried_out.runs / f"{arm}-at-0.8-trial-0/metrics.jsonl").read_text().splitlines()
         assert json.loads(lines[int(epoch) - 1])["learning_rate"] == float(rate)

@@ -70,7 +70,7 @@ def overlap_figure(results: StudyResults, resolution: Resolution = PAGE) -> Char
         f"those active in either. {_BANDS}{_not_drawn(results)}"
     )
     axis = Axis("overlap with the end (Jaccard index)", low=0.0)
-    return _over_epochs(results, Chart("overlap", title, caption), axis, "", _overlap, resolution)
+    return _over_epochs(results, Chart("overlap", title, caption), _Quantity(_overlap, axis), resolution)
 
 
 def explored_figure(results: StudyResults, resolution: Resolution = PAGE) -> Chart:
@@ -86,7 +86,7 @@ def explored_figure(results: StudyResults, resolution: Resolution = PAGE) -> Cha
     title = "How much of the dense network has been explored (ITOP rate)"
     caption = f"Share of all positions that have been active at least once until then. {_BANDS}{_not_drawn(results)}"
     axis = Axis("positions ever active (% of all)", low=0.0)
-    return _over_epochs(results, Chart("explored", title, caption), axis, "%", _explored, resolution)
+    return _over_epochs(results, Chart("explored", title, caption), _Quantity(_explored, axis, 100.0, "%"), resolution)
 
 
 def final_sparsity_figure(results: StudyResults) -> Chart:
@@ -189,15 +189,30 @@ def _overlap(snapshot: TopologySnapshot) -> float:
 
 
 def _explored(snapshot: TopologySnapshot) -> float:
-    return 100 * snapshot.explored
+    return snapshot.explored
+
+
+@attrs.frozen
+class _Quantity:
+    """A number of a topology that is drawn over epochs.
+
+    Attributes:
+        of: the function that returns it.
+        axis: its axis.
+        factor: by which it is multiplied in the figure.
+        unit: its unit in the figure.
+    """
+
+    of: Callable[[TopologySnapshot], float]
+    axis: Axis
+    factor: float = 1.0
+    unit: str = ""
 
 
 def _over_epochs(
     results: StudyResults,
     chart: Chart,
-    axis: Axis,
-    unit: str,
-    quantity: Callable[[TopologySnapshot], float],
+    quantity: _Quantity,
     resolution: Resolution,
 ) -> Chart:
     arms = moving(results)
@@ -215,15 +230,16 @@ def _over_epochs(
             if not histories:
                 continue
             epochs = np.linspace(0, histories[0].epochs, points)
-            values = np.array(list(map(partial(at_epochs, epochs=epochs, quantity=quantity), histories)))
-            lines = [one.tolist() for one in (epochs, values.mean(axis=0), values.min(axis=0), values.max(axis=0))]
-            curve = _Curve(full_name(arm), results.style_of(arm), *lines)
-            rows.extend((arm.name, sparsity, *numbers) for numbers in curve.rows())
+            values = np.array(list(map(partial(at_epochs, epochs=epochs, quantity=quantity.of), histories)))
+            spread = (values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+            rows.extend((arm.name, sparsity, *numbers) for numbers in np.vstack([epochs, *spread]).T.tolist())
+            lines = [(quantity.factor * numbers).tolist() for numbers in spread]
+            curve = _Curve(full_name(arm), results.style_of(arm), epochs.tolist(), *lines)
             marks += curve.marks()
             series.append(curve.series())
             ends.append(float(histories[0].epochs))
         x_axis = Axis("epoch", 0.0, max(ends), is_whole=True)
-        return Panel(title, x_axis, axis, marks, readings(series, "epoch", unit))
+        return Panel(title, x_axis, quantity.axis, marks, readings(series, "epoch", quantity.unit))
 
     panels = by_sparsity(results.study, panel)
     shown = legend([full_name(arm) for arm in arms], {full_name(arm): results.style_of(arm) for arm in arms})
