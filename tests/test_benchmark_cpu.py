@@ -14,7 +14,7 @@ from sparsecore.run.folder import RunFolder
 from sparsecore.run.replay import replay
 from sparsecore_numpy import NumpyArrays
 
-pytest.importorskip("sparsecore_cpu")
+pytest.importorskip("sparsecore_cpu._kernels")
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 LAYOUT = Layout.of({"first": (10, 10), "second": (3, 100)})

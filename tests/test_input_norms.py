@@ -85,7 +85,7 @@ def expected_norms(scenario):
 )
 def test_backends_measure_inputs_over_examples_and_pixels(name, network):
     if name == "cpu":
-        pytest.importorskip("sparsecore_cpu")
+        pytest.importorskip("sparsecore_cpu._kernels")
     scenario = TrainingScenario(network, seed=3)
     backend = load("backend", name)() if name == "cpu" else load("backend", name)(dtype="float64")
     expected, dense = expected_norms(scenario), (False, True)
@@ -194,7 +194,7 @@ def test_sparsify_trains_with_wanda_drop_and_refuses_what_it_cannot_measure():
         optimizer.step()
     with pytest.raises(InputError, match=r"'0\.weight' is 'weight' of Embedding"):
         begun(nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 4)))
-    pytest.importorskip("sparsecore_cpu")
+    pytest.importorskip("sparsecore_cpu._kernels")
     with pytest.raises(InputError, match="runs through the sparse kernels"):
         begun(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)), kernels="sparse")
 
@@ -203,7 +203,7 @@ def test_sparsify_trains_with_wanda_drop_and_refuses_what_it_cannot_measure():
 @pytest.mark.usefixtures("quick_runs")
 def test_a_run_prunes_by_the_norms(name, tmp_path):
     if name == "cpu":
-        pytest.importorskip("sparsecore_cpu")
+        pytest.importorskip("sparsecore_cpu._kernels")
     data = small_images(tmp_path / "small.npz")
     strategies = ("--strategy", "set", "--strategy", "wanda-drop")
     done = sparsecore("train", *SMALL, *strategies, "--backend", name, "--set", f"data.file={data}", cwd=tmp_path)

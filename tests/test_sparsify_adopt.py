@@ -35,7 +35,7 @@ from sparsecore_torch.sparse_training import export
 @pytest.mark.parametrize("kernels", ["dense", "sparse"])
 def test_adopted_weights_are_the_loaded_ones_and_train_on(strategy, kernels):
     if kernels == "sparse":
-        pytest.importorskip("sparsecore_cpu")
+        pytest.importorskip("sparsecore_cpu._kernels")
     model, optimizer, training, best, loss, _ = restored(strategy=strategy, kernels=kernels)
     size = training.topology.size
     training.adopt()

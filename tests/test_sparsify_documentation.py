@@ -54,7 +54,7 @@ def test_the_page_runs_by_itself(page):
 
 
 def test_the_page_about_training_on_a_cpu_shows_the_time_of_a_step_and_a_region(capsys):
-    pytest.importorskip("sparsecore_cpu")
+    pytest.importorskip("sparsecore_cpu._kernels")
     torch.manual_seed(0)
     space = {}
     for block in code("docs/train-faster-on-cpu.md"):

@@ -20,7 +20,7 @@ WAYS = {
 
 def started(way):
     if "kernels" in WAYS[way]:
-        pytest.importorskip("sparsecore_cpu")
+        pytest.importorskip("sparsecore_cpu._kernels")
     model = mlp()
     optimizer = sgd(model)
     training = sparsify(model, optimizer, strategy=often(every=2), sparsity=0.75, **WAYS[way])

@@ -42,7 +42,7 @@ TRANSFORMS = {
 
 def sparse_model(storage, kernels):
     if kernels == "sparse":
-        pytest.importorskip("sparsecore_cpu")
+        pytest.importorskip("sparsecore_cpu._kernels")
     model = mlp()
     optimizer = sgd(model)
     training = sparsify(model, optimizer, sparsity=0.5, storage=storage, kernels=kernels)

@@ -228,7 +228,7 @@ def test_a_pytorch_model_follows_the_schedule_and_resumes_bit_for_bit(storage, s
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_the_sparse_kernels_follow_the_schedule(storage):
-    pytest.importorskip("sparsecore_cpu")
+    pytest.importorskip("sparsecore_cpu._kernels")
     _, model, optimizer, training = sparsified(storage, 0.3, kernels="sparse")
     from sparsify_examples import train
 

@@ -218,7 +218,7 @@ def test_exported_matrices_have_the_weights_that_the_model_computes_with(storage
 @pytest.mark.parametrize("backend", ["numpy", "torch", "cpu", pytest.param("jax", marks=pytest.mark.slow)])
 def test_a_run_evaluates_with_the_visible_weights_and_its_checkpoint_has_the_others_apart(tmp_path, backend):
     if backend == "cpu":
-        pytest.importorskip("sparsecore_cpu")
+        pytest.importorskip("sparsecore_cpu._kernels")
     options = ["--strategy", "topkast", "--model", "lenet-8-6", "--sparsity", "0.9", "--epochs", "2"]
     options += ["--backend", backend, "--set", "data.limit=200", "--set", "strategy.schedule.steps=1"]
     result = train(*options, "--out", str(tmp_path / "run"))
