@@ -103,7 +103,7 @@ def test_a_release_needs_the_wheels_of_all_platforms() -> None:
         assert ("3.11" in fault) == ("cp311" in left_out.name)
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 @pytest.mark.skipif(not find_spec("hatchling"), reason="hatchling builds the engine")
 def test_the_engine_is_built_from_its_sdist_with_exactly_the_files_of_git(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t"]
