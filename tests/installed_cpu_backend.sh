@@ -10,4 +10,5 @@ cd "$place" # away from the checkout, whose packages would be imported in place 
 python -c 'import sparsecore_cpu; from sparsecore_cpu.runtime import kernel_names; print(sparsecore_cpu.__file__, kernel_names())'
 python -m pytest -q -p no:cacheprovider -c "$tests/../pyproject.toml" --rootdir "$tests" \
   "$tests/test_cpu_kernels.py" "$tests/test_cpu_linear.py" "$tests/test_cpu_convolution.py"
-sparsecore train --backend cpu --model lenet-32-16 --sparsity 0.9 --epochs 1 --set data.limit=200 --out run
+sparsecore train --backend cpu --model lenet-32-16 --sparsity 0.9 --epochs 2 \
+  --set strategy.schedule.steps=5 --out run

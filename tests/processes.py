@@ -105,7 +105,8 @@ def _without_gloo(text: str) -> str:
 
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    quick = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE), "PYTHONWARNINGS": "error"}
+    warned = os.environ.get("PYTHONWARNINGS", "error")
+    quick = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE), "PYTHONWARNINGS": warned}
     return {**os.environ, **quick, **{name: str(number) for name, number in variables.items()}}
 
 

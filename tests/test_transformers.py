@@ -58,7 +58,9 @@ def test_the_best_model_at_the_end_is_that_of_its_checkpoint(answers: Any, stora
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (find_spec("sparsecore_cpu") and find_spec("sparsecore_cpu._kernels")), reason="needs the kernels of the CPU")
+@pytest.mark.skipif(
+    not (find_spec("sparsecore_cpu") and find_spec("sparsecore_cpu._kernels")), reason="needs the kernels of the CPU"
+)
 def test_the_best_model_at_the_end_is_that_of_its_checkpoint_with_sparse_kernels(tmp_path: Path) -> None:
     (ended,) = call_named("transformers_runs", "with_kernels", tmp_path)
     assert_is_the_best(ended.answer["kernels"])
