@@ -97,6 +97,10 @@ class Case:
         """Return the same network with a few examples a step."""
         return attrs.evolve(self, batch=min(self.batch, 16))
 
+    def compact(self) -> "Case":
+        """Return the same network with the active weights alone in memory."""
+        return attrs.evolve(self, title=f"{self.title}, compact storage", settings={"storage": "compact"})
+
     def dense(self, is_channels_last: bool, lowered: torch.dtype | None) -> Variant:
         """Return the dense network.
 
@@ -134,7 +138,7 @@ class Case:
         return torch.randn(size, generator=random), torch.randint(self.classes, (self.batch,), generator=random)
 
 
-CASES: Mapping[str, Case] = {
+_CASES: Mapping[str, Case] = {
     "wrn-28-2": Case("WRN-28-2, 32×32, batch 100", wide_resnet, 100, (3, 32, 32), 10),
     "resnet-18": Case("ResNet-18, 32×32, batch 50", resnet18, 50, (3, 32, 32), 10),
     "vgg-16": Case("VGG-16 with batch norm, 32×32, batch 50", vgg16, 50, (3, 32, 32), 10),
@@ -153,6 +157,11 @@ CASES: Mapping[str, Case] = {
     "llama": Case(
         "Llama of 97 M, 512 tokens, AdamW", Llama, 1, (512,), 32000, tokens=32000, optimize=_adamw, is_slow=True
     ),
+}
+
+CASES: Mapping[str, Case] = {
+    **_CASES,
+    **{f"{name}-compact": _CASES[name].compact() for name in ("resnet-18", "vgg-16", "vit-tiny", "gpt")},
 }
 
 

@@ -27,11 +27,15 @@ DENSE = "float32, channels last"
 GOALS = {
     "wrn-28-2": (0.36, 0.30),
     "resnet-18": (0.36, 0.28),
+    "resnet-18-compact": (0.36, 0.28),
     "vgg-16": (0.28, 0.20),
+    "vgg-16-compact": (0.28, 0.20),
     "resnet-50": (0.50, 0.42),
     "mobilenet-v2": (0.90, 0.85),
     "vit-tiny": (0.42, 0.35),
+    "vit-tiny-compact": (0.42, 0.35),
     "gpt": (0.42, 0.35),
+    "gpt-compact": (0.42, 0.35),
     "mlp": (0.12, 0.07),
 }
 """The time of a step relative to dense that was aimed at, at sparsity 0.9 and 0.95."""
@@ -112,7 +116,7 @@ def models_figure(report: dict[str, Any]) -> str:
     """Returns an SVG with a bar for each network and sparsity: the time of a step relative to dense, on one thread."""
     entries = [one for one in report["measured"].values() if (one["threads"], one["dtype"]) == (1, "float32")]
     entries.sort(key=lambda entry: entry["times_dense"]["0.9"])
-    names = [entry["title"].partition(",")[0] for entry in entries]
+    names = [_label(entry["title"]) for entry in entries]
 
     def paint(figure: "Figure") -> None:
         axes = figure.add_subplot()
@@ -129,6 +133,11 @@ def models_figure(report: dict[str, Any]) -> str:
         figure.legend(loc="outside lower center", ncols=3, fontsize=10)
 
     return draw_files("model-times", (6.8, 1.4 + 0.5 * len(entries)), paint).svg
+
+
+def _label(title: str) -> str:
+    name, _, settings = title.partition(",")
+    return f"{name}, compact" if "compact" in settings else name
 
 
 def models_table(report: dict[str, Any]) -> str:
