@@ -80,12 +80,13 @@ def test_links_in_code_stay_as_they_are(module):
     assert changed == text.replace("[a](x)", "[a](X)").replace("[e](x)", "[e](X)").replace("g](x)", "g](X)")
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in ROOT.glob("docs/results/*.md")))
-def test_tables_of_results_have_the_numbers_of_the_study(module, page):
-    text = read(f"docs/results/{page}")
-    assert module("site_results").with_tables(text, f"docs/results/{page}") == text
-    wrong = re.sub(r"\| \d\d\.\d\d ±", "| 12.34 ±", text)
-    assert module("site_results").with_tables(wrong, f"docs/results/{page}") == text != wrong
+@pytest.mark.parametrize("page", [page for page in PAGES if "<!-- " in read(f"docs/{page}")])
+def test_tables_of_results_have_the_numbers_of_their_files(module, page):
+    pytest.importorskip("torch")
+    text = read(f"docs/{page}")
+    assert module("site_results").with_tables(text, f"docs/{page}") == text
+    wrong = re.sub(r"(<!-- [^\n]*-->\n(?:\|[^\n]*\n)+\|[^\n]*)\d\.\d\d", r"\g<1>7.89", text)
+    assert module("site_results").with_tables(wrong, f"docs/{page}") == text != wrong
 
 
 def test_figures_on_a_dark_page_stand_out_from_it(module):

@@ -1,13 +1,10 @@
 """Pages and charts of benchmarks, from the measured numbers in benchmarks/results."""
 
-import importlib
 import json
-import sys
 from collections.abc import Iterator
-from types import ModuleType
 
 from mkdocs.plugins import get_plugin_logger
-from site_repository import ROOT, first_heading, read
+from site_repository import ROOT, first_heading, read, script
 
 RESULTS = ROOT / "benchmarks/results"
 _log = get_plugin_logger("sparsecore")
@@ -30,30 +27,21 @@ def pages() -> Iterator[tuple[str, str]]:
         name = numbers.stem
         chart = numbers.with_suffix(".svg")
         try:
-            script = _script(name)
+            program = script(f"benchmarks/{name}.py")
         except ImportError as error:
             _log.info("The committed page of benchmarks/%s.py is taken: %s", name, error)
             yield f"benchmarks/{name}.md", numbers.with_suffix(".md").read_text("utf-8")
             if chart.exists():
                 yield f"benchmarks/{name}.svg", chart.read_text("utf-8")
             continue
-        yield f"benchmarks/{name}.md", script.page(report)
-        if hasattr(script, "chart"):
-            yield f"benchmarks/{name}.svg", script.chart(report)
-
-
-def _script(name: str) -> ModuleType:
-    folder = str(RESULTS.parent)
-    sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(folder)
+        yield f"benchmarks/{name}.md", program.page(report)
+        if hasattr(program, "chart"):
+            yield f"benchmarks/{name}.svg", program.chart(report)
 
 
 def _figures() -> Iterator[tuple[str, str]]:
     """Yield the figures that the README and other pages have of benchmarks and of a run."""
-    script = _script("readme_figures")
-    yield "figures/densities.svg", script.densities_figure(json.loads(read("docs/figures/densities.json")))
-    yield "figures/step-times.svg", script.times_figure(json.loads(script.TIMES.read_text("utf-8")))
-    yield "figures/model-times.svg", script.models_figure(json.loads(script.MODELS.read_text("utf-8")))
+    program = script("benchmarks/readme_figures.py")
+    yield "figures/densities.svg", program.densities_figure(json.loads(read("docs/figures/densities.json")))
+    yield "figures/step-times.svg", program.times_figure(json.loads(program.TIMES.read_text("utf-8")))
+    yield "figures/model-times.svg", program.models_figure(json.loads(program.MODELS.read_text("utf-8")))

@@ -1,23 +1,30 @@
-"""Tables of studies, whose numbers are read from their results.json.
+"""Tables whose numbers are read from files of results.
 
-A table follows a comment that names its numbers and the arm of each row:
+A table of a study follows a comment that names its numbers and the arm of each row; all cells but the first column are
+computed:
 
     <!-- accuracies in fig1a-digits/results.json: dpr, random -->
 
-The comment is not shown on GitHub, where the committed table stands; the tests compare it with the numbers. On the site
-all cells but the first column are computed.
+Another table follows a comment that names the function of a script that returns it:
+
+    <!-- table by ../examples/nanogpt.py of figures/nanogpt.json -->
+
+The comment is not shown on GitHub, where the committed table stands; the tests compare it with the numbers.
 """
 
 import json
-import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from site_repository import read
+from site_links import file_of
+from site_repository import read, script
 
 _TABLE = re.compile(
     r"(?P<comment><!-- (?P<kind>\w+) in (?P<file>\S+): (?P<arms>[^\n]*?) -->\n)(?P<table>(?:\|[^\n]*\n)+)", re.DOTALL
+)
+_OF_SCRIPT = re.compile(
+    r"(?P<comment><!-- (?P<function>\w+) by (?P<script>\S+) of (?P<file>\S+) -->\n)(?P<table>(?:\|[^\n]*\n)+)"
 )
 Cells = Mapping[float, Mapping[str, Any]]
 
@@ -34,15 +41,21 @@ def with_tables(text: str, origin: str) -> str:
     """
 
     def with_numbers(found: re.Match[str]) -> str:
-        file = posixpath.normpath(posixpath.join(posixpath.dirname(origin), found["file"]))
-        cells = json.loads(read(file))["cells"]
+        cells = json.loads(read(file_of(found["file"], origin)))["cells"]
         arms = [arm.strip() for arm in found["arms"].split(",")]
         by_arm = {arm: {cell["sparsity"]: cell for cell in cells if cell["arm"] == arm} for arm in arms}
         sparsities = sorted({sparsity for one in by_arm.values() for sparsity in one})
         rows = [_KINDS[found["kind"]](by_arm[arm], sparsities) for arm in arms]
         return found["comment"] + _filled(found["table"], [row for of_arm in rows for row in of_arm], origin)
 
-    return _TABLE.sub(with_numbers, text)
+    def by_script(found: re.Match[str]) -> str:
+        try:
+            function = getattr(script(file_of(found["script"], origin)), found["function"])
+        except ImportError:
+            return found[0]  # the committed table, where what the script needs is not installed
+        return f"{found['comment']}{function(json.loads(read(file_of(found['file'], origin))))}\n"
+
+    return _OF_SCRIPT.sub(by_script, _TABLE.sub(with_numbers, text))
 
 
 def _filled(table: str, rows: Sequence[Sequence[str]], origin: str) -> str:
