@@ -18,6 +18,7 @@
 - sharing out growth: ``shares``, ``whole_numbers``, ``Counts``, ``constant``.
 - choosing positions to grow: ``random_free_positions``, ``free_positions``, ``draw_ranks``, ``largest_free``,
   ``first_free``, ``free_by_score``, ``free_ranks``.
+- hooks that many strategies share: ``as_many_as_lost`` for the hook allocate, ``all_keep_values`` for keep_regrown.
 - starts: ``random_topology``; ``largest_of_each`` and ``largest_of_all`` by the initial values; ``distribution`` by
   name, ``uniform``, ``erdos_renyi``, ``erdos_renyi_kernel``; ``check_initial_sparsity`` for runs that become sparser.
 - larger pieces: ``CubicPruning`` and ``PruningTargets`` (gradual pruning), ``DenseMomentum``, ``fixed_signs``,
@@ -105,6 +106,7 @@ from sparsecore.toolbox.ranking import (
     smallest_of_all,
     smallest_of_each,
 )
+from sparsecore.toolbox.shared_hooks import all_keep_values, as_many_as_lost
 from sparsecore.toolbox.signs import check_temperature, fixed_signs, gaussian_noise, noisy_pull
 
 __all__ = [
@@ -139,7 +141,9 @@ __all__ = [
     "Topology",
     "WeightMomentum",
     "YoungWeights",
+    "all_keep_values",
     "as_amount",
+    "as_many_as_lost",
     "as_schedule",
     "as_written",
     "by_tensor",

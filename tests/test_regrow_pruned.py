@@ -195,7 +195,7 @@ def test_strategies_choose_which_weights_keep_their_value():
 def test_the_strategies_whose_authors_keep_values_do_so_by_default_and_a_setting_overrides_them(kind):
     layout = Layout.of({"w": (8, 4)})
     assert engine(layout, [kind()]).regrow_pruned == "keep"
-    assert engine(layout, [kind(), SparseEvolution()]).regrow_pruned == "keep"
+    assert engine(layout, [SparseEvolution(), kind()]).regrow_pruned == "keep"
     for given_setting in (False, True, "keep"):
         assert engine(layout, [kind()], regrow_pruned=given_setting).regrow_pruned == given_setting
     assert engine(layout, [SparseEvolution()]).regrow_pruned is False

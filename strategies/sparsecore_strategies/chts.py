@@ -22,13 +22,14 @@ from sparsecore.strategy import (
     Randomness,
     Schedule,
     Topology,
+    all_keep_values,
+    as_many_as_lost,
     as_schedule,
     check_fraction,
     distribution,
     fraction_of,
     hookimpl,
     random_free_positions,
-    shares,
     smallest_indices,
 )
 from sparsecore_strategies.chts_graph import Predictions, local_positions, predicted_links, receptive_fields
@@ -134,19 +135,8 @@ class CannistraciHebb:
             survives[first + smallest_indices(ranks[first:last], int(count))] = False
         return arrays.from_numpy(survives)
 
-    @hookimpl
-    def keep_regrown(self, topology: Topology) -> Array:
-        """Return True for all weights: what is dropped and grown again in one update keeps its value and momentum."""
-        return topology.all()
-
-    @hookimpl
-    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """Grow as many weights in each tensor as it has lost.
-
-        Returns:
-            int64, one number a tensor; ``total`` together.
-        """
-        return shares(total, pruned, room)
+    keep_regrown = all_keep_values
+    allocate = as_many_as_lost
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, kept: Topology, random: Randomness) -> Array:

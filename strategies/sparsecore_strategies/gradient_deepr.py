@@ -10,19 +10,18 @@ from sparsecore.strategy import (
     Array,
     Arrays,
     Clock,
-    Counts,
     Declares,
     Every,
     Piecewise,
     Randomness,
     Schedule,
     Topology,
+    as_many_as_lost,
     as_schedule,
     check_temperature,
     gaussian_noise,
     hookimpl,
     per_weight,
-    shares,
 )
 
 
@@ -116,14 +115,7 @@ class GradientDeepRewiring:
         """
         return LatestSigns(_signs(values, topology.arrays))
 
-    @hookimpl
-    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """Grow as many weights in each tensor as it has lost.
-
-        Returns:
-            int64, one number a tensor; ``total`` together.
-        """
-        return shares(total, pruned, room)
+    allocate = as_many_as_lost
 
 
 def _signs(values: Array, arrays: Arrays) -> Array:

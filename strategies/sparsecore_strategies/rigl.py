@@ -18,6 +18,8 @@ from sparsecore.strategy import (
     Randomness,
     Schedule,
     Topology,
+    all_keep_values,
+    as_many_as_lost,
     as_schedule,
     check_fraction,
     distribution,
@@ -25,7 +27,6 @@ from sparsecore.strategy import (
     hookimpl,
     largest_free,
     random_topology,
-    shares,
     smallest_of_each,
 )
 
@@ -95,19 +96,8 @@ class RigL:
             dropped = np.minimum(dropped, topology.room)
         return topology.all_but(smallest_of_each(topology, values, dropped))
 
-    @hookimpl
-    def keep_regrown(self, topology: Topology) -> Array:
-        """Return True for all weights: what is dropped and grown again in one update keeps its value and momentum."""
-        return topology.all()
-
-    @hookimpl
-    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """Grow as many weights in each tensor as it has lost.
-
-        Returns:
-            int64, one number a tensor; ``total`` together.
-        """
-        return shares(total, pruned, room)
+    keep_regrown = all_keep_values
+    allocate = as_many_as_lost
 
     @hookimpl
     def grow(self, occupied: Topology, counts: Counts, gradient: Gradient) -> Array:

@@ -20,6 +20,7 @@ from sparsecore.strategy import (
     Randomness,
     Scope,
     Topology,
+    as_many_as_lost,
     as_written,
     counting_of,
     distribution,
@@ -116,14 +117,7 @@ class SparseEvolution:
         """
         return topology.all_but(_RANKINGS[self.ranking](topology, values, self._quotas(topology)))
 
-    @hookimpl
-    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """Grow as many weights in each tensor as it has lost.
-
-        Returns:
-            int64, one number a tensor; ``total`` together.
-        """
-        return shares(total, pruned, room)
+    allocate = as_many_as_lost
 
     def _quotas(self, topology: Topology) -> list[Fraction]:
         """Return how many weights of each tensor are to be dropped, not rounded where that follows from ζ."""

@@ -9,17 +9,16 @@ from sparsecore.strategy import (
     Array,
     Clock,
     Cosine,
-    Counts,
     Declares,
     Every,
     Schedule,
     Topology,
     YoungWeights,
+    as_many_as_lost,
     as_schedule,
     check_fraction,
     fraction_rounded_up,
     hookimpl,
-    shares,
     smallest_of_each,
 )
 
@@ -75,11 +74,4 @@ class MemoryEfficient:
         dropped = np.minimum(fraction_rounded_up(self.drop_fraction(clock), topology.counts), topology.room)
         return topology.all_but(smallest_of_each(topology, values, dropped))
 
-    @hookimpl
-    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """Grow as many weights in each tensor as it has lost.
-
-        Returns:
-            int64, one number a tensor; ``total`` together.
-        """
-        return shares(total, pruned, room)
+    allocate = as_many_as_lost

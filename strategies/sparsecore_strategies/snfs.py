@@ -19,6 +19,7 @@ from sparsecore.strategy import (
     Schedule,
     Topology,
     WeightMomentum,
+    all_keep_values,
     as_schedule,
     check_fraction,
     constant,
@@ -109,10 +110,7 @@ class SparseMomentum:
         dropped = [fraction_rounded_up(fraction, constant(np.array([count]))) for fraction, count in pairs]
         return topology.all_but(smallest_of_each(topology, values, constant(np.concatenate(dropped))))
 
-    @hookimpl
-    def keep_regrown(self, topology: Topology) -> Array:
-        """Return True for all weights: what is dropped and grown again in one update keeps its value and momentum."""
-        return topology.all()
+    keep_regrown = all_keep_values
 
     @hookimpl
     def allocate(self, total: int, room: Counts, topology: Topology, strategy_state: DenseMomentum) -> Counts:

@@ -22,6 +22,8 @@ from sparsecore.strategy import (
     Randomness,
     Schedule,
     Topology,
+    all_keep_values,
+    as_many_as_lost,
     as_schedule,
     check_fraction,
     count_in_groups,
@@ -37,7 +39,6 @@ from sparsecore.strategy import (
     groups_of,
     hookimpl,
     random_in_groups,
-    shares,
     smallest,
     smallest_of_each,
     smallest_of_each_group,
@@ -158,19 +159,8 @@ class StructuredRigL:
         ]
         return topology.all_but(arrays.concatenate(dropped))
 
-    @hookimpl
-    def keep_regrown(self, topology: Topology) -> Array:
-        """Return True for all weights: what is dropped and grown again in one update keeps its value and momentum."""
-        return topology.all()
-
-    @hookimpl
-    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """Grow as many weights in each tensor as it has lost.
-
-        Returns:
-            int64, one number a tensor; ``total`` together.
-        """
-        return shares(total, pruned, room)
+    keep_regrown = all_keep_values
+    allocate = as_many_as_lost
 
     @hookimpl
     def grow(

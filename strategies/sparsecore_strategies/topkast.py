@@ -16,6 +16,7 @@ from sparsecore.strategy import (
     Layout,
     Reallocation,
     Topology,
+    as_many_as_lost,
     by_tensor,
     constant,
     counting_of,
@@ -25,7 +26,6 @@ from sparsecore.strategy import (
     largest_of_each,
     per_position,
     per_weight,
-    shares,
     smallest_of_each,
 )
 
@@ -155,14 +155,7 @@ class TopKast:
         latest = topology.arrays.put(strategy_state.latest, topology.positions, values)
         return attrs.evolve(strategy_state, latest=latest)
 
-    @hookimpl
-    def allocate(self, total: int, pruned: Counts, room: Counts) -> Counts:
-        """Grow as many weights in each tensor as it has lost.
-
-        Returns:
-            int64, one number a tensor; ``total`` together.
-        """
-        return shares(total, pruned, room)
+    allocate = as_many_as_lost
 
     @hookimpl
     def grow(self, topology: Topology, counts: Counts, strategy_state: Parameters) -> Array:
