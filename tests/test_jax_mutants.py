@@ -15,9 +15,9 @@ from sparsecore.testing.subjects import BackendSubject
 
 
 def _param(what: str) -> Any:
-    # JAX compiles each network again; that of a defect's operations is none that another test has compiled
-    of_operations = MUTANTS[what][1] in ("gradient-batch-norm", "evaluation")
-    return pytest.param(what, marks=[pytest.mark.slow] if of_operations else [])
+    # JAX compiles each network, and its own operators for each length, again
+    is_slow = MUTANTS[what][1] in ("gradient-batch-norm", "evaluation", "operators", "searchsorted")
+    return pytest.param(what, marks=[pytest.mark.slow] if is_slow else [])
 
 
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")  # of JAX about 64 bits, in some of the defects

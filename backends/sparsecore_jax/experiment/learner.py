@@ -17,7 +17,7 @@ from sparsecore.host.parameters import concatenated
 from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore.learning.protocols import Task, Totals
 from sparsecore.learning.saved_states import check_saved, check_shape
-from sparsecore_jax.arrays import JaxArray
+from sparsecore_jax.arrays import JaxArray, JaxArrays
 from sparsecore_jax.experiment.compilation import CompiledNetwork
 from sparsecore_jax.experiment.devices import Placement, with_64_bits
 from sparsecore_jax.experiment.network import Buffers, Examples, Gradients, JaxNetwork
@@ -52,7 +52,7 @@ class JaxLearner:
         others = [parameter for parameter in task.parameters if not parameter.sparse]
         self._trained = [parameter for parameter in others if parameter.trained]
         self._statistics = [parameter for parameter in others if not parameter.trained]
-        values = np.asarray(JaxArray(task.values).host if not isinstance(task.values, JaxArray) else task.values.host)
+        values = JaxArrays().to_numpy(task.values)
         dense, running = (
             concatenated(some, task.other_parameters, dtype) for some in (self._trained, self._statistics)
         )
@@ -264,9 +264,8 @@ class JaxLearner:
             self._positions = self._placement.put(topology.host_positions)
 
     def _put(self, vector: Any, dtype: np.dtype[Any] | None = None) -> Any:
-        host = JaxArray(vector).host if not isinstance(vector, JaxArray) else vector.host
         with with_64_bits():
-            return self._placement.put(host.astype(dtype or self._dtype, copy=False))
+            return self._placement.put(JaxArrays().to_numpy(vector).astype(dtype or self._dtype, copy=False))
 
     def _replace(self, **vectors: NDArray[Any]) -> None:
         with with_64_bits():
