@@ -37,7 +37,6 @@ class Contribution:
         below: names of the strategies that it is stacked on; none for one that is complete.
         options: options with which it is tested, beside its defaults.
         packages: packages that it needs, of an extra; where one is missing, its tests are skipped.
-        gradient: whether it takes gradients.
     """
 
     below: Sequence[str] = ()
