@@ -74,4 +74,5 @@ def named_arrays(tree):
     return {
         jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value"): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     }
