@@ -84,7 +84,9 @@ def lottery(
         results = execute_lottery(request, ranks)
         if ranks.rank != 0:
             return
-        report = write_lottery_report(request.folder.path)
+        # another process may have taken the number of the folder that was requested
+        folder = Path(results[0].result["run"]).parent if request.is_numbered else request.folder.path
+        report = write_lottery_report(folder)
         if as_json:
             click.echo(json.dumps(_as_json(results)), file=stream)
         else:
