@@ -3,8 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
-import attrs
-
 from sparsecore.engine import validation
 from sparsecore.engine.arrays import Array, Arrays, DenseValues, Gradient, InputNorms, WeightMomentum
 from sparsecore.engine.distributions import check_sparsity
@@ -22,14 +20,8 @@ from sparsecore.engine.state import State
 from sparsecore.engine.step import Advance, StepPlan
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import SingleWeights, Units, unit_map
-from sparsecore.engine.update import (
-    Updater,
-    check_moves_units,
-    frozen_slots,
-    frozen_tensors,
-    observed,
-    regrow_pruned_of,
-)
+from sparsecore.engine.update import Updater, check_moves_units, frozen_slots, frozen_tensors, regrow_pruned_of
+from sparsecore.engine.weight_updates import WeightUpdater
 from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.errors import InputError
 
@@ -81,7 +73,9 @@ class Engine:
         self.unit_map = unit_map(layout, units)
         self._starter = Starter(self._stack, self.random, arrays, self.unit_map)
         self._planner = Planner.of(self._stack, self.random, self.unit_map, self.gradient_requests)
-        self._update = Updater(self._stack, self.random, self.regrow_pruned)
+        self._update = WeightUpdater(
+            Updater(self._stack, self.random, self.regrow_pruned), self.gradient_requests, self.unit_map
+        )
         if self.unit_map.largest > 1:
             check_moves_units(self._stack, units)
             check_units_have_one_input(self.gradient_requests, self.unit_map, units)
@@ -333,12 +327,12 @@ class Engine:
         gradients = StepGradients(
             gradient, weight_gradient, plan.candidates, candidate_gradient, momentum, input_norms=input_norms
         )
-        now = self._observed(plan.next_state, gradients)
+        now = self._update.observed(plan.next_state, gradients) if self._observes else plan.next_state
         if not plan.update_due:
             return Advance(now, perturbed, None)
         if perturbed is values:  # values that were perturbed have been checked
             check_finite_before_update(self._stack, values, state.topology)
-        updated, reallocation = self._updated(now, perturbed, gradients, frozen)
+        updated, reallocation = self._update(now, perturbed, gradients, frozen)
         return Advance(updated, reallocation.values, reallocation)
 
     def update(
@@ -378,18 +372,7 @@ class Engine:
         gradients = StepGradients(
             gradient, weight_gradient, self.candidates(state), candidate_gradient, input_norms=input_norms
         )
-        return self._updated(state, values, gradients, frozen)
-
-    def _updated(
-        self, state: State, values: Array, given: StepGradients, frozen: Collection[str]
-    ) -> tuple[State, Reallocation]:
-        """One reallocation, by finite values."""
-        gradients = self.gradient_requests.complete(given, state.topology).of_units(self.unit_map, state.topology)
-        of_units = attrs.evolve(state, topology=self.unit_map.units(state.topology))
-        scores = self.arrays.readonly(self.unit_map.values(values, state.topology))
-        after, moved = self._update(of_units, scores, gradients, frozen_tensors(self.layout, frozen))
-        reallocation = self.unit_map.expand(moved, state.topology, values)
-        return attrs.evolve(after, topology=reallocation.after), reallocation
+        return self._update(state, values, gradients, frozen)
 
     def perturbed(
         self, state: State, values: Array, learning_rate: float | None, *, update_follows: bool = True
@@ -426,12 +409,3 @@ class Engine:
             InvariantError: a strategy returned other than N finite numbers of the same dtype.
         """
         return perturbed_gradient(self._stack, state, values, weight_gradient, self.random)
-
-    def _observed(self, now: State, given: StepGradients) -> State:
-        if not self._observes:
-            return now
-        gradients = self.gradient_requests.complete(given, now.topology, observed=True).of_units(
-            self.unit_map, now.topology
-        )
-        of_units = attrs.evolve(now, topology=self.unit_map.units(now.topology))
-        return attrs.evolve(now, strategy_states=observed(self._stack, of_units, gradients))
