@@ -15,7 +15,10 @@ PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    ".github/CODE_OF_CONDUCT.md": "code-of-conduct.md",
+    ".github/SECURITY.md": "security.md",
     "backends/sparsecore_cpu/README.md": "cpu-backend.md",
+    "strategies/sparsecore_contrib/README.md": "contribute-a-strategy.md",
     "benchmarks/README.md": "benchmarks/index.md",
 }
 """Pages of the site by the files outside docs/ that they are made of."""

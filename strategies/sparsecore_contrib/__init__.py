@@ -1,1 +1,1 @@
-"""Strategies that others have contributed and maintain; README.md has the rules."""
+"""Contributed strategies, each maintained by its owner; README.md has the rules."""
