@@ -162,8 +162,7 @@ packages: .venv/installed
 	  echo "Going on without the CPU backend: Python's headers are not in $$headers (on Debian: python3-dev)."; \
 	else \
 	  echo 'Building the CPU backend into .venv ...'; \
-	  CXX=$${CXX:-$$1} $(BIN)/python -m pip install $(QUIET) --editable $(CPU); \
-	  touch $@; \
+	  CXX=$${CXX:-$$1} $(BIN)/python -m pip install $(QUIET) --editable $(CPU) && touch $@; \
 	fi
 
 .venv/installed-for-tests: .venv/installed | .venv/cpu-built
