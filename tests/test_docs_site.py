@@ -63,7 +63,7 @@ def test_what_does_not_hold_fails_the_build_and_nothing_comes_from_a_network():
         ("../sparsecore/strategy.py", "docs/hooks.md", "source/sparsecore/strategy.py.md"),
         ("../../docs/cpu-kernels.md", "backends/sparsecore_cpu/README.md", "cpu-kernels.md"),
         ("../lenet-mnist.md", "docs/results/lenet-mnist.md", "../lenet-mnist.md"),
-        ("fig1a-digits/accuracy.svg", "docs/results/fig1a-digits.md", "fig1a-digits/accuracy.svg"),
+        ("fig1a-lenet-mnist/accuracy.svg", "docs/results/fig1a-lenet-mnist.md", "fig1a-lenet-mnist/accuracy.svg"),
         ("https://example.org/a.md", "docs/sparsify.md", "https://example.org/a.md"),
         ("#here", "docs/sparsify.md", "#here"),
         ("../nothing/here.md", "docs/sparsify.md", "../nothing/here.md"),

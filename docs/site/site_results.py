@@ -3,7 +3,7 @@
 A table of a study follows a comment that names its numbers and the arm of each row; all cells but the first column are
 computed:
 
-    <!-- accuracies in fig1a-digits/results.json: dpr, random -->
+    <!-- accuracies in fig1a-lenet-mnist/results.json: dpr, random -->
 
 Another table follows a comment that names the function of a script that returns it:
 
