@@ -126,7 +126,18 @@ def test_a_lottery_has_a_report_of_all_its_rounds_also_before_its_end(original: 
     (tmp_path / "tickets/round-3/result.json").unlink()
     done = sparsecore("report", tmp_path / "tickets")
     assert done.stdout.strip() == str(tmp_path / "tickets/report.html")
-    assert "1 run not finished: round-3." in (tmp_path / "tickets/report.html").read_text("utf-8")
+    begun = (tmp_path / "tickets/report.html").read_text("utf-8")
+    assert "1 run not finished: round-3." in begun
+    dense = result(original / "round-0")["test_accuracy"]
+    assert f"The dense network (round 0) has a test accuracy of {dense:.2%}" in begun
+    assert "of 2 tickets are more accurate than the same structure from fresh values" in begun
+    # no other round is taken for the dense network
+    shutil.rmtree(tmp_path / "tickets/round-0")
+    assert sparsecore("report", tmp_path / "tickets").returncode == 0
+    rest = (tmp_path / "tickets/report.html").read_text("utf-8")
+    assert "2 runs not finished: round-0, round-3." in rest
+    assert "dense network (round 0)" not in rest
+    assert {row[0] for row in csv_of(rest, "accuracy")[1:]} == {"1", "2", "3"}
 
 
 def test_a_control_has_the_ticket_s_topology_and_values_of_its_own(original: Path) -> None:

@@ -81,6 +81,14 @@ def test_what_is_not_of_the_run_is_refused_by_its_name(runs: Path, tmp_path: Pat
         assert sentence in attempt(folder, runs).sentence, number  # type: ignore[attr-defined]
 
 
+def test_a_longer_log_of_another_run_is_refused_and_left_as_it_was(runs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(runs / "1", tmp_path / "run"))
+    other = 2 * (runs / "2/metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(other)
+    assert "metrics.jsonl is not as it was written" in run_in_process("train", "--resume", "--out", folder).sentence
+    assert (folder / "metrics.jsonl").read_bytes() == other
+
+
 def test_a_run_whose_settings_were_edited_is_neither_replayed_nor_predicted_with(runs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(runs / "1", tmp_path / "run"))
     assert len(list(replay(RunFolder(folder)))) == 1

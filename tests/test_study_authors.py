@@ -11,7 +11,7 @@ from in_process import no_waiting_for_the_disk
 from study_examples import written_study
 
 from sparsecore.cli.command_line import commands
-from sparsecore.study.comparison import compare_cells
+from sparsecore.study.comparison import compare_cells, finished_results
 from sparsecore.study.definition import load_study
 from sparsecore.study.deviations import Deviation
 from sparsecore.study.folder import StudyFolder
@@ -35,7 +35,8 @@ def beside(folder, images=CIFAR, arms=("dpr", "set", "dense", "pruned-dense"), t
     """The rows of a study of WRN-28-2 on CIFAR-10."""
     options = {"model.name": "wrn-28-2", "data.name": "cifar10", **options}
     place = written_study(folder, lambda trial: OUR_TRIALS[trial.number], arms, trials, **options)
-    return compare_cells(place.read(), place, images)
+    study = place.read()
+    return compare_cells(study, place, images, finished_results(study, place))
 
 
 def test_the_published_means_agree_with_the_paper_and_the_file():
@@ -152,7 +153,7 @@ def test_an_arm_of_the_same_name_with_another_strategy_or_start_is_not_judged(tm
     study = attrs.evolve(preset, sparsities=(0.9,), trials=1, options=options, arms=arms, hypotheses=())
     place = StudyFolder(tmp_path / "study")
     place.create(study)
-    rows = {row.cell.arm.name: row for row in compare_cells(study, place, CIFAR)}
+    rows = {row.cell.arm.name: row for row in compare_cells(study, place, CIFAR, {})}
     settings = {name: [one.setting for one in row.deviations] for name, row in rows.items()}
     assert (rows["deepr"].deviations[0].ours, rows["deepr"].deviations[0].authors) == ("deepr", "gradient-deepr")
     assert rows["dpr"].deviations[0].ours == "set + dpr"

@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html import escape, unescape
@@ -35,6 +36,7 @@ from sparsecore.study.report import (
     write_study_report,
 )
 from sparsecore.study.report.results import read_study_results
+from sparsecore.study.topology_history import topology_history_of
 from sparsecore.study.trials import trials_of
 
 
@@ -46,9 +48,9 @@ def hurry():
 
 @pytest.fixture(scope="module")
 def carried_out(tmp_path_factory, hurry):  # noqa: ARG001
-    """A study with its report; one trial has not finished."""
+    """A study with its report; one trial, the first of its arm at its sparsity, has not finished."""
     folder = small_study(tmp_path_factory.mktemp("small"))
-    folder.run(trials_of(folder.read())[-1]).result.unlink()
+    (folder.runs / "random-at-0.6-trial-0/result.json").unlink()
     commands(["study", "report", str(folder.path)], standalone_mode=False)
     return folder
 
@@ -94,7 +96,8 @@ def test_every_arm_every_mean_and_every_trial_is_on_the_page(carried_out, page):
     for arm in carried_out.read().arms:
         for sparsity in (0.8, 0.6):
             runs = [carried_out.runs / f"{arm.name}-at-{sparsity}-trial-{i}/result.json" for i in range(2)]
-            found = [100 * json.loads(run.read_text())["test_accuracy"] for run in runs if run.exists()]
+            each = [100 * json.loads(run.read_text())["test_accuracy"] if run.exists() else None for run in runs]
+            found = [one for one in each if one is not None]
             spread = f" ± {stdev(found):.2f}" if len(found) > 1 else ""
             cell = [arm.title, f"{sparsity:g}", f"{len(found)} of 2", f"{fmean(found):.2f}{spread}"]
             [row] = [row for row in rows if row[:4] == cell]
@@ -103,12 +106,30 @@ def test_every_arm_every_mean_and_every_trial_is_on_the_page(carried_out, page):
             }
             worse = {pair["worse"] for pair in differing if pair["better"] == arm.name and pair["sparsity"] == sparsity}
             assert set(filter(None, row[4].split("; "))) == {titles[name] for name in better | worse}
-            assert [arm.title, f"{sparsity:g}", *(f"{one:.2f}" for one in found)] in rows
+            assert [arm.title, f"{sparsity:g}", *("" if one is None else f"{one:.2f}" for one in each)] in rows
 
 
 def test_missing_trials_are_stated_on_the_page_and_in_every_figure(carried_out, page):
-    assert "1 of 16 trials have not finished: random-at-0.6-trial-1." in Outline(page).text
+    assert "1 of 16 trials have not finished: random-at-0.6-trial-0." in Outline(page).text
     assert read_study_results(carried_out).protocol == "lenet-12-8 on npz (images.npz), 2 epochs, 1–2 of 2 trials"
+
+
+def test_trials_that_finish_while_the_report_is_written_are_not_in_it(carried_out, tmp_path, monkeypatch):
+    folder = StudyFolder(tmp_path / "study")
+    shutil.copytree(carried_out.path, folder.path)
+    late = folder.runs / "random-at-0.8-trial-1/result.json"
+    content = late.read_bytes()
+    late.unlink()
+
+    def replayed_late(*arguments):
+        late.write_bytes(content)
+        return topology_history_of(*arguments)
+
+    monkeypatch.setattr("sparsecore.study.report.results.topology_history_of", replayed_late)
+    found = read_study_results(folder)
+    assert {trial.name for trial in found.missing} == {"random-at-0.8-trial-1", "random-at-0.6-trial-0"}
+    assert len(found.accuracies) == len(found.histories) == 14
+    assert len(accuracy_figure(found).table.rows) == 14
 
 
 def test_every_title_on_the_page_names_model_images_length_and_trials(page):
@@ -280,7 +301,7 @@ def test_learning_rates_and_densities_show_values_under_the_pointer(carried_out,
 
 def test_results_json_holds_the_numbers_and_figures_are_in_the_same_folder(carried_out):
     results = json.loads(carried_out.results.read_text())
-    assert results["missing"] == ["random-at-0.6-trial-1"]
+    assert results["missing"] == ["random-at-0.6-trial-0"]
     assert [cell["wanted"] - len(cell["accuracies"]) for cell in results["cells"]] == [0] * 7 + [1]
     assert len(results["topology_histories"]) == 15
     files = {path.name for path in carried_out.figures.iterdir()}

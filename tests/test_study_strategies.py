@@ -368,7 +368,7 @@ def test_a_tuning_run_that_is_killed_ends_the_comparison_until_it_is_repeated(tm
 def arm_result(name: str, *accuracies: float) -> ArmResult:
     nothing = Measurement()
     accuracy = Measurement(accuracies)
-    return ArmResult(Contender(name, (name,)), len(accuracies), accuracy, *[nothing] * 6)
+    return ArmResult(Contender(name, (name,)), tuple(range(len(accuracies))), accuracy, *[nothing] * 6)
 
 
 def test_arms_differ_where_welchs_p_times_the_rank_of_holm_is_below_a_twentieth():

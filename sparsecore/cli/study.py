@@ -20,6 +20,7 @@ from sparsecore.study.comparison import (
     CellComparison,
     compare_cells,
     difference_texts,
+    finished_results,
     mean_and_spread,
     numbered_remarks,
 )
@@ -214,7 +215,8 @@ def print_study(study: Study, folder: StudyFolder, outcome: ExecutionResult, str
         stream: stream for the results.
         as_json: print one JSON object in place of tables.
     """
-    rows = compare_cells(study, folder, identify_images(folder, folder.tables(trials_of(study)[0])["data"]))
+    images = identify_images(folder, folder.tables(trials_of(study)[0])["data"])
+    rows = compare_cells(study, folder, images, finished_results(study, folder))
     hypotheses = evaluate_hypotheses(study, [row.cell for row in rows])
     if as_json:
         click.echo(json.dumps(_study_json(study, folder, rows, hypotheses, outcome)), file=stream)

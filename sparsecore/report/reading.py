@@ -115,13 +115,15 @@ def read_run(folder: Path) -> RunRecord:
         if not path.is_file():
             raise InputError(f"{folder} is not the folder of a run: it has no {path.name}")
     tensors = read_record(files.tensors, StartTensors).tensors
+    # before the logs: a run that finishes while they are read has not finished in the report
+    result = read_record(files.result, Result) if files.result.exists() else None
     run = RunRecord(
         experiment=RUN.take(read_toml(files.experiment), f"the run {folder}"),
         experiment_text=read_text(files.experiment),
         tensors=tensors,
         epochs=read_lines(files.metrics, Metrics),
         updates=tuple(_updates(tensors, files.reallocations)) if files.reallocations.exists() else (),
-        result=read_record(files.result, Result) if files.result.exists() else None,
+        result=result,
         effort=_effort(files.seconds),
     )
     if run.result is not None and run.result.epochs is not None:

@@ -315,7 +315,7 @@ class LineLog:
 
         Raises:
             InputError: it is no regular file.
-            ValueError: the file is shorter than it was, or what it had is not what was written.
+            ValueError: the file is shorter than it was, or what it had is not what was written; it is as it was.
             OSError: it cannot be opened.
         """
         if path.exists():
@@ -325,15 +325,13 @@ class LineLog:
         with named_in_errors(path):
             self._file = path.open("a+b")
             try:
-                self._cut_back(known.bytes if known else 0)
-                if known and self._digest.hexdigest() != known.blake2b:
-                    raise ValueError(f"{path.name} is not as it was written: a line of it has changed")
+                self._cut_back(known)
             except BaseException:
                 self._file.close()
                 raise
 
-    def _cut_back(self, length: int) -> None:
-        size = self._file.seek(0, os.SEEK_END)
+    def _cut_back(self, known: LogState | None) -> None:
+        size, length = self._file.seek(0, os.SEEK_END), known.bytes if known else 0
         if size < length:
             raise ValueError(f"{self._path.name} has {size} bytes, fewer than the {length} that were written")
         self._file.seek(0)
@@ -341,6 +339,8 @@ class LineLog:
         while left and (content := self._file.read(min(left, 1 << 20))):
             self._digest.update(content)
             left -= len(content)
+        if known and self._digest.hexdigest() != known.blake2b:
+            raise ValueError(f"{self._path.name} is not as it was written: a line of it has changed")
         self._file.truncate(length)
         self._file.seek(0, os.SEEK_END)
 

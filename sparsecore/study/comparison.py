@@ -11,7 +11,7 @@ import attrs
 from sparsecore.extras import require
 from sparsecore.study.definition import Arm, Study
 from sparsecore.study.deviations import Deviation, deviations
-from sparsecore.study.folder import StudyFolder
+from sparsecore.study.folder import StudyFolder, TrialResult
 from sparsecore.study.images import StudyImages, describe_subset
 from sparsecore.study.published_results import PublishedArm, PublishedResults, published_results_of
 from sparsecore.study.trials import Trial, trials_of
@@ -168,22 +168,27 @@ class Cell:
         return stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
 
-def cells(study: Study, folder: StudyFolder) -> list[Cell]:
-    """Read the cells of a study, in the order of arms, then of sparsities.
+def finished_results(study: Study, folder: StudyFolder) -> dict[Trial, TrialResult]:
+    """Read the results of the trials that have finished, in the order of the trials.
 
     Args:
-        study: the study.
-        folder: its folder; trials without a result are left out of their cell.
+        study: the study, which may be in execution.
+        folder: its folder.
 
     Raises:
         InputError: the result of a trial is damaged, or belongs to another experiment.
     """
+    found = ((trial, folder.result(trial)) for trial in trials_of(study))
+    return {trial: result for trial, result in found if result is not None}
+
+
+def _cells(study: Study, finished: Mapping[Trial, TrialResult]) -> list[Cell]:
+    """Return the cells of a study, in the order of arms, then of sparsities."""
     found: dict[tuple[str, float | None], list[float]] = {}
     for trial in trials_of(study):
         accuracies = found.setdefault((trial.arm, trial.sparsity), [])
-        result = folder.result(trial)
-        if result is not None:
-            accuracies.append(result.test_accuracy)
+        if trial in finished:
+            accuracies.append(finished[trial].test_accuracy)
     return [
         Cell(arm, sparsity, tuple(found[arm.name, sparsity]), study.trials)
         for arm in study.arms
@@ -219,7 +224,9 @@ class CellComparison:
         return tuple(100 * accuracy for accuracy in self.cell.accuracies)
 
 
-def compare_cells(study: Study, folder: StudyFolder, images: StudyImages) -> list[CellComparison]:
+def compare_cells(
+    study: Study, folder: StudyFolder, images: StudyImages, finished: Mapping[Trial, TrialResult]
+) -> list[CellComparison]:
     """Compare the cells of a study with the authors' results.
 
     An accuracy is compared with the authors' where the settings are theirs; where they are not, the remark says which.
@@ -228,6 +235,7 @@ def compare_cells(study: Study, folder: StudyFolder, images: StudyImages) -> lis
         study: the study.
         folder: its folder.
         images: images of the study; only the published ones are compared.
+        finished: the results of its finished trials; others are left out of their cells.
 
     Returns:
         The cells, in the order of arms, then of sparsities.
@@ -237,7 +245,7 @@ def compare_cells(study: Study, folder: StudyFolder, images: StudyImages) -> lis
     tables = {cell: _tables_of(trial, folder) for cell, trial in first.items()}
     # an arm may train for a part of the study's epochs
     epochs = max(own["training"]["epochs"] for (_, own), *_ in tables.values())
-    return [_compare(cell, tables[cell.arm.name, cell.sparsity], epochs, images) for cell in cells(study, folder)]
+    return [_compare(cell, tables[cell.arm.name, cell.sparsity], epochs, images) for cell in _cells(study, finished)]
 
 
 def _tables_of(trial: Trial, folder: StudyFolder) -> list[tuple[str, Mapping[str, Any]]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import attrs
 
 from sparsecore.errors import InputError, without_controls
+from sparsecore.experiment.assembly import Tables
 from sparsecore.report.charts import Cell, Chart, Panel, Table, readings, series_of
 from sparsecore.report.colours import BLUE, INK, VERMILION, Style, ramp_style
 from sparsecore.report.html import (
@@ -74,7 +75,8 @@ def write_lottery_report(folder: Path) -> Path:
             missing.append(planned.name)
         else:
             finished.append(_Finished(planned.round, planned.is_control, run, run.result))
-    html = lottery_page(finished, missing, read_text(files.experiment), read_text(files.path / LOTTERY_FILE))
+    definition = read_text(files.path / LOTTERY_FILE)
+    html = lottery_page(finished, missing, files.read_tables(), read_text(files.experiment), definition)
     try:
         write_whole(files.report, without_controls(html).encode())
     except OSError as error:
@@ -82,18 +84,20 @@ def write_lottery_report(folder: Path) -> Path:
     return files.report
 
 
-def lottery_page(finished: Sequence[_Finished], missing: Sequence[str], experiment: str, definition: str) -> str:
+def lottery_page(
+    finished: Sequence[_Finished], missing: Sequence[str], settings: Tables, experiment: str, definition: str
+) -> str:
     """Return the page of a lottery as HTML.
 
     Args:
         finished: its finished runs, in their order.
         missing: names of the others.
-        experiment: text of experiment.toml.
+        settings: tables of experiment.toml, those of round 0.
+        experiment: its text.
         definition: text of lottery.toml.
     """
-    settings = finished[0].run.experiment if finished else {}
     names = {"of": plugin_names(settings.get("model")), "on": plugin_names(settings.get("data"))}
-    rows = [(key, describe_table(value)) for key, value in settings.items() if key != "presets"]
+    rows = [(key, describe_table(value)) for key, value in settings.items()]
     return html_page(
         title="Lottery tickets" + "".join(f" {word} {name}" for word, name in names.items() if name),
         findings=[_missing(missing), findings_list(_findings(finished))],
@@ -117,12 +121,32 @@ def _missing(names: Sequence[str]) -> str:
 
 def _findings(finished: Sequence[_Finished]) -> Iterator[str]:
     """Yield what was found as sentences, in HTML."""
-    tickets = [one for one in finished if not one.is_control]
-    if not tickets:
-        return
-    dense, pruned = tickets[0].result, tickets[1:]
-    yield f"The dense network (round 0) has a test accuracy of {dense.test_accuracy:.2%}."
-    winning = [one for one in pruned if one.result.test_accuracy >= dense.test_accuracy]
+    dense, pruned = _dense(finished), _pruned(finished)
+    if dense is not None:
+        accuracy = dense.result.test_accuracy
+        yield f"The dense network (round 0) has a test accuracy of {accuracy:.2%}."
+        yield from _winning(accuracy, pruned)
+    controls = {one.round: one.result.test_accuracy for one in finished if one.is_control}
+    compared = [one for one in pruned if one.round in controls]
+    if compared:
+        better = sum(one.result.test_accuracy > controls[one.round] for one in compared)
+        yield f"{better} of {len(compared)} tickets are more accurate than the same structure from fresh values."
+    if pruned:
+        yield "Each is a single run, so that small differences may be due to chance."
+
+
+def _dense(finished: Sequence[_Finished]) -> _Finished | None:
+    """Return round 0; None if it has not finished, or its folder is gone."""
+    return next((one for one in finished if not one.round), None)
+
+
+def _pruned(finished: Sequence[_Finished]) -> list[_Finished]:
+    return [one for one in finished if one.round and not one.is_control]
+
+
+def _winning(accuracy: float, pruned: Sequence[_Finished]) -> Iterator[str]:
+    """Yield which tickets are as accurate as the dense network, in HTML."""
+    winning = [one for one in pruned if one.result.test_accuracy >= accuracy]
     if winning:
         smallest = min(winning, key=lambda one: one.left)
         yield (
@@ -131,24 +155,18 @@ def _findings(finished: Sequence[_Finished]) -> Iterator[str]:
         )
     elif pruned:
         yield "No ticket is as accurate as the dense network."
-    controls = {one.round: one.result.test_accuracy for one in finished if one.is_control}
-    if controls:
-        better = sum(one.result.test_accuracy > controls[one.round] for one in pruned if one.round in controls)
-        yield f"{better} of {len(controls)} tickets are more accurate than the same structure from fresh values."
-    if pruned:
-        yield "Each is a single run, so that small differences may be due to chance."
 
 
 def _accuracies(finished: Sequence[_Finished]) -> Chart:
     title = "Test accuracy of the tickets"
-    tickets = [one for one in finished if not one.is_control]
-    if not tickets:
+    if not finished:
         return Chart("accuracy", title, "No run has finished yet.")
-    dense = 100 * tickets[0].result.test_accuracy
-    marks: list[Mark] = [Level("dense", _DENSE, dense)]
+    dense = _dense(finished)
+    accuracy = None if dense is None else 100 * dense.result.test_accuracy
+    marks: list[Mark] = [] if accuracy is None else [Level("dense", _DENSE, accuracy)]
     series = []
     for name, style, runs in (
-        ("tickets", _TICKETS, tickets[1:]),
+        ("tickets", _TICKETS, _pruned(finished)),
         ("fresh values", _CONTROLS, [one for one in finished if one.is_control]),
     ):
         points = sorted((one.left, 100 * one.result.test_accuracy) for one in runs)
@@ -158,7 +176,8 @@ def _accuracies(finished: Sequence[_Finished]) -> Chart:
             series.append(series_of(name, style, points))
     heads = {one.left: f"round {one.round}: {one.left:.1f}% of the weights" for one in finished if one.round}
     stops = sorted(heads) or [100.0]
-    series.append(series_of("dense", _DENSE, [(stops[0], dense)], holds=True))
+    if accuracy is not None:
+        series.append(series_of("dense", _DENSE, [(stops[0], accuracy)], holds=True))
     known = readings(series, heads or {100.0: "round 0"}, "%")
     axis = Axis("weights left (% of all)", is_logarithmic=True)
     rows: list[tuple[Cell, ...]] = [

@@ -14,7 +14,7 @@ from sparsecore.run.files import write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.logs import Metrics, read_lines, read_record
 from sparsecore.run.replay import Move, first_topology, moves
-from sparsecore.study.folder import StudyFolder
+from sparsecore.study.folder import StudyFolder, TrialResult
 from sparsecore.study.trials import Trial
 
 MAX_SNAPSHOTS = 200  # a strategy may update the topology at every step
@@ -62,22 +62,18 @@ class TopologyHistory:
     mean_density: float | None = None
 
 
-def topology_history_of(folder: StudyFolder, trial: Trial) -> TopologyHistory | None:
-    """Return the topology history of a trial; it is replayed from the run's log once and then stored.
+def topology_history_of(folder: StudyFolder, trial: Trial, result: TrialResult) -> TopologyHistory:
+    """Return the topology history of a finished trial; it is replayed from the run's log once and then stored.
 
     Args:
         folder: folder of the study.
         trial: the trial.
-
-    Returns:
-        The history; None if the trial has not finished.
+        result: its result.
 
     Raises:
         InputError: the run's log does not end at the topology of its result, or is damaged.
     """
-    result, stored = folder.result(trial), folder.topology_history(trial)
-    if result is None:
-        return None
+    stored = folder.topology_history(trial)
     if stored.exists():
         known = read_record(stored, TopologyHistory)
         if known.topology_sha256 == result.topology_sha256 and known.mean_density is not None:

@@ -246,10 +246,17 @@ def _pair_rows(pairs: Iterable[ArmPair], results: StudyResults) -> Iterator[tupl
 
 
 def _trials(results: StudyResults) -> str:
-    """Return a table of the accuracy of each trial."""
-    head = ("arm", "sparsity", *(f"trial {number}" for number in range(results.study.trials)))
+    """Return a table of the accuracy of each trial; the cell of one that has not finished is empty."""
+    numbers = range(results.study.trials)
+    known = {(trial.arm, trial.sparsity, trial.number): accuracy for trial, accuracy in results.accuracies}
+
+    def cell(row: CellComparison, number: int) -> str:
+        accuracy = known.get((row.cell.arm.name, row.cell.sparsity, number))
+        return "" if accuracy is None else f"{100 * accuracy:.2f}"
+
+    head = ("arm", "sparsity", *(f"trial {number}" for number in numbers))
     rows = (
-        (_arm(row.cell.arm, results), _sparsity(row), *(f"{accuracy:.2f}" for accuracy in row.accuracies))
+        (_arm(row.cell.arm, results), _sparsity(row), *(cell(row, number) for number in numbers))
         for row in results.rows
     )
     return table_element(head, rows)

@@ -14,6 +14,7 @@ from sparsecore.study.comparison import (
     MeanDifference,
     arm_pairs,
     compare_cells,
+    finished_results,
     mean_and_spread,
 )
 from sparsecore.study.definition import Arm, Study
@@ -155,10 +156,11 @@ def read_study_results(folder: StudyFolder, title: str = "") -> StudyResults:
     trials = trials_of(study)
     tables = folder.tables(trials[0])
     images = identify_images(folder, tables["data"], title)
-    histories = {trial: topology_history_of(folder, trial) for trial in trials}
-    finished = {trial: history for trial, history in histories.items() if history is not None}
+    # read once: trials of a study in execution finish while their histories are replayed
+    finished = finished_results(study, folder)
+    histories = {trial: topology_history_of(folder, trial, result) for trial, result in finished.items()}
     first = {trial.arm: trial for trial in reversed(finished)}
-    rows = tuple(compare_cells(study, folder, images))
+    rows = tuple(compare_cells(study, folder, images, finished))
     return StudyResults(
         study=study,
         text=folder.study.read_text("utf-8"),
@@ -166,8 +168,8 @@ def read_study_results(folder: StudyFolder, title: str = "") -> StudyResults:
         images=images,
         rows=rows,
         hypotheses=tuple(evaluate_hypotheses(study, [row.cell for row in rows])),
-        histories=finished,
-        missing=tuple(trial for trial, history in histories.items() if history is None),
+        histories=histories,
+        missing=tuple(trial for trial in trials if trial not in finished),
         learning_rates={arm: _learning_rates(folder, trial) for arm, trial in first.items()},
         efforts={trial: folder.effort(trial) for trial in finished},
         styles=styles_of(study),

@@ -55,7 +55,7 @@ def _accuracies(result: SparsityResult, styles: Mapping[str, Style]) -> Panel:
 
 def _accuracy_rows(result: SparsityResult) -> Iterator[tuple[Cell, ...]]:
     for arm in _with_trials(result.arms):
-        for trial, accuracy in enumerate(arm.accuracy.values):
+        for trial, accuracy in zip(arm.finished, arm.accuracy.values, strict=True):
             measured = arm.accuracy.mean, arm.accuracy.half_width
             yield result.sparsity, arm.arm.name, arm.letters, trial, accuracy, *measured
 

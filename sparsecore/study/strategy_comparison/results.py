@@ -47,7 +47,7 @@ class ArmResult:
 
     Attributes:
         arm: the arm.
-        finished: number of finished trials.
+        finished: numbers of the finished trials, ascending.
         accuracy: test accuracy after the last epoch, in [0, 1].
         loss: mean cross-entropy over the test images, in nats.
         training_flops: operations of the training, relative to those of as many steps of the dense network.
@@ -60,7 +60,7 @@ class ArmResult:
     """
 
     arm: Contender
-    finished: int
+    finished: tuple[int, ...]
     accuracy: Measurement
     loss: Measurement
     training_flops: Measurement
@@ -223,11 +223,10 @@ def _sparsity_results(
 def _arm_result(comparison: StrategyComparison, name: str, trials: Sequence[Trial], folder: StudyFolder) -> ArmResult:
     finished = [(result, trial) for trial in trials if (result := folder.result(trial)) is not None]
     results = [result for result, _ in finished]
-    histories = [topology_history_of(folder, trial) for _, trial in finished]
-    known = [history for history in histories if history is not None]
+    histories = [topology_history_of(folder, trial, result) for result, trial in finished]
     return ArmResult(
         arm=next(arm for arm in comparison.arms if arm.name == name),
-        finished=len(results),
+        finished=tuple(trial.number for _, trial in finished),
         accuracy=Measurement(tuple(result.test_accuracy for result in results)),
         loss=_measured([result.test_loss for result in results]),
         training_flops=_measured(
@@ -239,8 +238,8 @@ def _arm_result(comparison: StrategyComparison, name: str, trials: Sequence[Tria
             ]
         ),
         seconds=Measurement(tuple(result.seconds for result in results)),
-        explored=Measurement(tuple(history.snapshots[-1].explored for history in known)),
-        mean_density=_measured([history.mean_density for history in known]),
+        explored=Measurement(tuple(history.snapshots[-1].explored for history in histories)),
+        mean_density=_measured([history.mean_density for history in histories]),
         final_density=_measured([None if result.sparsity is None else 1 - result.sparsity for result in results]),
     )
 
@@ -265,7 +264,7 @@ def compared(sparsity: float, arms: Sequence[ArmResult]) -> SparsityResult:
         MissingPackageError: scipy is not installed.
     """
     ordered = sorted(arms, key=lambda one: -(one.accuracy.mean if one.accuracy.mean is not None else -1.0))
-    samples = {one.arm.name: one.accuracy.values for one in ordered if one.finished > 1}
+    samples = {one.arm.name: one.accuracy.values for one in ordered if len(one.finished) > 1}
     tested = arm_pairs(samples)
     corrected = holm([pair.difference.p for pair in tested])
     pairs = [PairResult(one.better, one.worse, one.difference, p) for one, p in zip(tested, corrected, strict=True)]
@@ -337,7 +336,7 @@ def _sparsity_json(result: SparsityResult) -> dict[str, Any]:
             {
                 "arm": one.arm.name,
                 "strategy": list(one.arm.strategy),
-                "finished": one.finished,
+                "finished": len(one.finished),
                 **{name: _measurement_json(getattr(one, name)) for name in MEASUREMENTS},
                 "letters": one.letters,
                 "better_than": list(one.better_than),

@@ -72,10 +72,10 @@ def sparsity_table(result: SparsityResult, trials: int) -> Table:
 
 
 def _cells(result: ArmResult, trials: int) -> tuple[str, ...]:
-    accuracy = in_text(result.accuracy, 2, 100) or "none yet"
+    accuracy, finished = in_text(result.accuracy, 2, 100) or "none yet", len(result.finished)
     return (
         result.arm.name,
-        accuracy if result.finished in {0, trials} else f"{accuracy} ({result.finished} of {trials})",
+        accuracy if finished in {0, trials} else f"{accuracy} ({finished} of {trials})",
         result.letters,
         in_text(result.loss, 3),
         in_text(result.training_flops, 3),
