@@ -91,6 +91,7 @@ def test_state_dicts_without_a_history_still_load_and_damaged_histories_do_not()
     train(model, optimizer, range(5))
     saved = training.state_dict()
     history = saved.pop("history")
+    del saved["checksums"]  # which older ones lack, too
     for damaged in ({**history, "grown": history["grown"][:, :1]}, {**history, "step": history["step"].flip(0)}, 3, {}):
         with pytest.raises(InputError, match="damaged"):
             training.load_state_dict({**saved, "history": damaged})
