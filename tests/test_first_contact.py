@@ -83,6 +83,7 @@ def test_the_plugin_table_fits_the_terminal(columns: int, monkeypatch: pytest.Mo
     # a name and the words of a summary are not broken
     assert "hashed-lenet-300-100" in said
     assert "survivors" in said
+    assert "``" not in said, "reStructuredText is not for a terminal"
 
 
 @pytest.mark.parametrize(("columns", "most"), [(None, 100), ("60", 60), ("120", 120), ("wide", 100), ("", 100)])

@@ -24,9 +24,8 @@ _DEFAULT_WIDTH = 100
 def plugins(*, as_json: bool) -> None:
     """List the installed plugins.
 
-    Each has a kind, a name, a source (in wide terminals and with --json) and a summary, which says of those that others
-    maintain that they are contributed; a broken plugin has its error.
-    Nothing is imported.
+    Each has a kind, a name, a source (in wide terminals and with --json) and a summary, which says which are
+    contributed; a broken plugin has its error. Nothing is imported.
     """
     found = listings()
     if as_json:
@@ -50,7 +49,8 @@ def plugins(*, as_json: bool) -> None:
 def _described(listing: Listing) -> str:
     if listing.error:
         return f"BROKEN: {listing.error} ({listing.source})"
-    return f"Contributed. {listing.summary}" if listing.contributed else listing.summary
+    summary = listing.summary.replace("``", "`")  # reStructuredText's mark of code
+    return f"Contributed. {summary}" if listing.contributed else summary
 
 
 @click.command("new-strategy")
