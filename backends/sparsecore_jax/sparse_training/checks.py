@@ -10,7 +10,7 @@ import numpy as np
 from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore_jax.sparse_training.parameters import PyTree, with_leaves
+from sparsecore_jax.sparse_training.parameters import PyTree, check_leaf, path_name, with_leaves
 from sparsecore_jax.sparse_training.tensors import SparseTensors, on_host
 from sparsecore_jax.sparse_training.transformation import SparseState, placed_like, sparse_state_of
 
@@ -101,19 +101,26 @@ def check_inactive(params: PyTree, tensors: SparseTensors, values: Any) -> None:
         )
 
 
-def check_gradients(gradients: PyTree, tensors: SparseTensors) -> None:
-    """Check that gradients have the structure of the parameters.
+def check_tree(noun: str, tree: PyTree, tensors: SparseTensors) -> None:
+    """Check that parameters or gradients have the structure of the parameters that became sparse.
+
+    Args:
+        noun: what the tree is, for the error sentence.
+        tree: whose containers may be others, if the names of the leaves are the same.
+        tensors: the sparse tensors.
 
     Raises:
-        InputError: that of a sparse tensor is missing, or has another shape.
+        InputError: a sparse tensor is missing, or has another name or shape.
     """
-    leaves = jax.tree.leaves(gradients)
+    found = jax.tree_util.tree_flatten_with_path(tree)[0]
+    leaves = [leaf for _, leaf in found]
     for one in tensors.leaves:
-        shape = tuple(leaves[one.index].shape) if one.index < len(leaves) else None
-        if shape != one.shape:
+        check_leaf(noun, leaves, one, one.shape)
+        name = path_name(found[one.index][0])
+        if not f"/{one.name}".endswith(f"/{name}") and not f"/{name}".endswith(f"/{one.name}"):
             raise InputError(
-                f"the gradients have {'nothing' if shape is None else f'an array of shape {shape}'} at the place of "
-                f"{one.name}, which has the shape {one.shape}; give those of all parameters, as jax.grad returns them"
+                f"{noun} has {name!r} at the place of {one.name!r}; give a tree of the same structure as the "
+                "parameters that sparsify got"
             )
 
 

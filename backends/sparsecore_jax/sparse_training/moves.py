@@ -1,5 +1,6 @@
 """Carries parameters and optimizer state along when weights move, on the device; one compilation for all updates."""
 
+from contextlib import nullcontext
 from typing import Any, final
 
 import jax
@@ -69,7 +70,10 @@ class Mover:
     def _applied(
         self, params: PyTree, state: SparseState, kept: Any, masks: Any, values: Any, momentum: Any
     ) -> tuple[PyTree, SparseState]:
-        params, inner_state, masks = self._moved(params, state.inner_state, kept, masks, values, momentum)
+        # where the loop computes in double precision within a context, and this call is outside of it
+        is_double = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves((params, state.inner_state)))
+        with jax.enable_x64(True) if is_double else nullcontext():
+            params, inner_state, masks = self._moved(params, state.inner_state, kept, masks, values, momentum)
         return params, state._replace(inner_state=inner_state, masks=with_leaves(state.masks, masks))
 
     def traced_move(

@@ -87,6 +87,27 @@ def is_floating(leaf: Leaf) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
+def check_leaf(noun: str, leaves: Sequence[Any], leaf: Leaf, shape: tuple[int, ...]) -> None:
+    """Check that the leaves of a tree have an array for a parameter at its place.
+
+    Args:
+        noun: what the tree is, for the error sentence.
+        leaves: of the tree.
+        leaf: the parameter.
+        shape: that the array must have: the parameter's, or of the part of it that a device has.
+
+    Raises:
+        InputError: there is none, or it has another shape.
+    """
+    there = tuple(leaves[leaf.index].shape) if leaf.index < len(leaves) else None
+    if there != shape:
+        raise InputError(
+            f"{noun} has {'nothing' if there is None else f'an array of shape {there}'} at the place of {leaf.name}, "
+            f"which has the shape {shape}; give a tree with all parameters, and put optax.masked and "
+            "optax.multi_transform into the optimizer that sparsify gets, not around the one that it returns"
+        )
+
+
 def with_leaves(tree: PyTree, leaves: Sequence[Any]) -> PyTree:
     """Return a tree of the same structure with other leaves.
 

@@ -34,7 +34,7 @@ from sparsecore_jax.sparse_training.start import read_start, request_of
 from sparsecore_jax.sparse_training.state_entries import state_entries
 from sparsecore_jax.sparse_training.tensors import SparseTensors
 from sparsecore_jax.sparse_training.training import SparseTraining
-from sparsecore_jax.sparse_training.transformation import accumulates, sparse_transformation
+from sparsecore_jax.sparse_training.transformation import accumulates, check_outermost, sparse_transformation
 
 
 class Sparsified(NamedTuple):
@@ -128,6 +128,7 @@ def sparsify(
     counting.check(sparsity, start, scope)
     selection = select(leaves, include, exclude, sparsity if isinstance(sparsity, Mapping) else ())
     tensors = SparseTensors.of(selection.sparse)
+    check_outermost(optimizer, params)
     entries = state_entries(optimizer, params, leaves, selection.sparse, moments)
     choice = Choice(tensors.layout.names, selection.left_out, lambda argument, glob: matching(leaves, argument, glob))
     sparsities = with_budget(counting, groups_of("sparsity", sparsity, choice), tensors.layout)

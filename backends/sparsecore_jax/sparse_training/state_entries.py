@@ -2,7 +2,8 @@
 
 The shape of an array does not tell: a preconditioner of a square matrix has the shape of its weight. So the optimizer
 is tried on small scratch parameters. Where the entries of gradients and parameters change places, those of a moment do,
-too; and what depends on one weight and its gradient alone does not change with the others.
+too; what depends on one weight and its gradient alone does not change with the others; and where whole rows change
+places, and columns by another permutation, so do those of a moment that its matrix scales, but not a preconditioner.
 """
 
 import math
@@ -64,18 +65,20 @@ def state_entries(
     state = jax.eval_shape(optimizer.init, params)
     found = jax.tree_util.tree_flatten_with_path(state)[0]
     _check_not_joined(found, leaves)
-    owners = {index: tensor for index, (path, like) in enumerate(found) if (tensor := _owner(path, like, sparse)) >= 0}
     names = {index: path_name(path) for index, (path, _) in enumerate(found)}
+    tensors = {one.index: tensor for tensor, one in enumerate(sparse)}
+    fitting = {index: _fitting(names[index], tuple(like.shape), leaves) for index, (_, like) in enumerate(found)}
+    places = {index: some for index, some in fitting.items() if tensors.keys() & set(some)}
     if moments is not None:
-        entries = _named(several(moments), owners, names)
-    elif owners:
-        entries = _tried(optimizer, params, leaves, {index: sparse[tensor].index for index, tensor in owners.items()})
+        certain = {index: some[0] for index, some in places.items() if len(some) == 1}
+        entries = _named(several(moments), certain, names)
     else:
-        entries = frozenset()
+        entries = _tried(optimizer, params, leaves, places) if places else {}
+    owners = {index: tensors[place] for index, place in entries.items() if place in tensors}
     return StateEntries(
-        owners={index: tensor for index, tensor in owners.items() if index in entries},
-        momentum={owners[index]: index for index in _traces(state) if index in owners and index in entries},
-        whole=tuple(names[index] for index in owners if index not in entries),
+        owners=owners,
+        momentum={owners[index]: index for index in _traces(state) if index in owners},
+        whole=tuple(names[index] for index in places if index not in entries),
     )
 
 
@@ -89,25 +92,26 @@ def _check_not_joined(found: Iterable[tuple[Any, Any]], leaves: Sequence[Leaf]) 
             )
 
 
-def _owner(path: Sequence[Any], like: Any, sparse: Sequence[Leaf]) -> int:
-    """Return the sparse tensor whose name ends the path of a leaf and whose shape ends its shape; -1 if none does."""
-    parts = path_name(path).split("/")
-    fitting = [
-        (len(one.parts), index)
-        for index, one in enumerate(sparse)
-        if parts[-len(one.parts) :] == list(one.parts) and tuple(like.shape)[-len(one.shape) :] == one.shape
-    ]
-    return max(fitting)[1] if fitting else -1
+def _fitting(name: str, shape: tuple[int, ...], leaves: Sequence[Leaf]) -> tuple[int, ...]:
+    """Return the indices of the parameters that a leaf of the state may belong to: all whose shape ends its shape.
+
+    Where its name ends with that of one of these, it is that one alone: of several the one with the longest name.
+    """
+    shaped = [one for one in leaves if len(one.shape) > 0 and shape[-len(one.shape) :] == one.shape]
+    named = [one for one in shaped if f"/{name}".endswith(f"/{one.name}")]
+    return (max(named, key=lambda one: len(one.parts)).index,) if named else tuple(one.index for one in shaped)
 
 
-def _named(globs: Sequence[Any], owners: Mapping[int, int], names: Mapping[int, str]) -> frozenset[int]:
+def _named(globs: Sequence[Any], places: Mapping[int, int], names: Mapping[int, str]) -> dict[int, int]:
     for glob in globs:
-        if not any(fnmatchcase(names[index], str(glob)) for index in owners):
+        if not any(fnmatchcase(names[index], str(glob)) for index in places):
             raise InputError(
                 f"moments={glob!r} matches nothing in the optimizer's state that has the name and the shape of a "
-                f"sparse parameter; there are {listed([names[index] for index in owners], _SHOWN) or 'none'}"
+                f"sparse parameter; there are {listed([names[index] for index in places], _SHOWN) or 'none'}"
             )
-    return frozenset(index for index in owners if any(fnmatchcase(names[index], str(glob)) for glob in globs))
+    return {
+        index: place for index, place in places.items() if any(fnmatchcase(names[index], str(glob)) for glob in globs)
+    }
 
 
 def _traces(state: PyTree) -> list[int]:
@@ -124,14 +128,16 @@ def _traces(state: PyTree) -> list[int]:
     return [index for index, is_trace in enumerate(jax.tree.leaves(marks)) if is_trace]
 
 
-def _tried(optimizer: Any, params: PyTree, leaves: Sequence[Leaf], places: Mapping[int, int]) -> frozenset[int]:
-    """Return which leaves of the state have one entry a weight, as a trial shows.
+def _tried(
+    optimizer: Any, params: PyTree, leaves: Sequence[Leaf], places: Mapping[int, tuple[int, ...]]
+) -> dict[int, int]:
+    """Return which leaves of the state have one entry a weight, as a trial shows, and of which parameter.
 
     Args:
         optimizer: the user's transformation.
         params: all parameters.
         leaves: all of them.
-        places: the index of a parameter by the index of a leaf in the state.
+        places: the indices of the parameters that a leaf may belong to, by the index of the leaf in the state.
     """
     failure: Exception | None = None
     for longest in (_SIDE, None):  # the optimizer may have captured arrays of the true shapes
@@ -161,11 +167,11 @@ class _Trial:
         self._leaves = leaves
         self._shapes = [tuple(min(side, longest or side) for side in one.shape) for one in leaves]
 
-    def entries(self, places: Mapping[int, int]) -> frozenset[int]:
-        """Return which leaves of the state have one entry a weight.
+    def entries(self, places: Mapping[int, tuple[int, ...]]) -> dict[int, int]:
+        """Return the index of a parameter by the index of a leaf in the state that has one entry for each weight.
 
         Args:
-            places: the index of a parameter by the index of a leaf in the state.
+            places: the indices of the parameters that a leaf may belong to, by the index of the leaf.
         """
         random = np.random.default_rng(0)
         start, *gradients = [[random.normal(size=shape) for shape in self._shapes] for _ in range(_STEPS + 1)]
@@ -173,13 +179,20 @@ class _Trial:
         kept = [random.random(shape) < 0.5 for shape in self._shapes]
         plain = self._state(start, gradients)
         permuted = self._state(_permuted(start, orders), [_permuted(one, orders) for one in gradients])
+        rolled = self._state(_rolled(start), [_rolled(one) for one in gradients])
         changed = self._state(start, [_where(kept, one, 2.0) for one in gradients])
-        return frozenset(
-            index
-            for index, place in places.items()
-            if _is_close(_permuted([plain[index]], [orders[place]])[0], permuted[index])
-            or _is_close(np.where(kept[place], plain[index], 0), np.where(kept[place], changed[index], 0))
-        )
+        found = {}
+        for index, some in places.items():
+            moved = [p for p in some if _is_close(_permuted([plain[index]], [orders[p]])[0], permuted[index])]
+            alone = [
+                p for p in some if _is_close(np.where(kept[p], plain[index], 0), np.where(kept[p], changed[index], 0))
+            ]
+            turned = [p for p in some if _is_close(_rolled([plain[index]], len(self._shapes[p]))[0], rolled[index])]
+            # what fits several, such as zeros that never change, tells of none
+            owner = next((fits[0] for fits in (moved, alone, turned) if len(fits) == 1), None)
+            if owner is not None:
+                found[index] = owner
+        return found
 
     def _state(self, start: Sequence[AnyArray], gradients: Sequence[Sequence[AnyArray]]) -> list[AnyArray]:
         """Return the leaves of the state after steps from these parameters with these gradients."""
@@ -217,6 +230,15 @@ def _permuted(arrays: Sequence[AnyArray], orders: Sequence[NDArray[np.int64]]) -
     return [
         array.reshape(-1, len(order))[:, order].reshape(array.shape)
         for array, order in zip(arrays, orders, strict=True)
+    ]
+
+
+def _rolled(arrays: Sequence[AnyArray], dimensions: int | None = None) -> list[AnyArray]:
+    """Return arrays that are rolled along each of their last axes, by another number along each."""
+    counts = [array.ndim if dimensions is None else dimensions for array in arrays]
+    return [
+        np.roll(array, tuple(range(1, count + 1)), tuple(range(-count, 0)))
+        for array, count in zip(arrays, counts, strict=True)
     ]
 
 

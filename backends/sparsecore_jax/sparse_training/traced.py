@@ -93,7 +93,10 @@ def traced_update(
             raise InputError(
                 "the strategy needs the gradients of the step: give them to the update as the third argument"
             )
-        is_due = jnp.any(jnp.asarray(group.due.steps, jnp.int32) == state.count)
+        steps = jnp.asarray(group.due.steps, jnp.int32)
+        done = jax.tree.leaves(state.updates)[0][number] - group.state.clock.updates
+        # the count stays while gradients are accumulated or rejected, and the update of a step is made once
+        is_due = jnp.any(steps == state.count) & (done <= jnp.sum(steps < state.count))
         change = partial(_changed, number, group, tensors, mover, gradients)
         params, state = jax.lax.cond(is_due, change, lambda *unchanged: unchanged, params, state)
     return params, state._replace(replaced_step=with_leaves(state.replaced_step, [_replaced(groups, state)]))

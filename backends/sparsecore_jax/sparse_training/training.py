@@ -20,9 +20,9 @@ from sparsecore_jax.sparse_training.checks import (
     as_int,
     at_step,
     check_count,
-    check_gradients,
     check_inactive,
     check_masks,
+    check_tree,
     check_updates,
     found_state,
     no_gradient,
@@ -40,6 +40,7 @@ from sparsecore_jax.sparse_training.transformation import (
     SparseState,
     Start,
     masked_tree,
+    takes_every_step,
     with_sparse_state,
 )
 
@@ -100,7 +101,8 @@ class SparseTraining:
     def update(self, params: PyTree, opt_state: PyTree, gradients: PyTree = None) -> tuple[PyTree, PyTree]:
         """Do what the strategy does after a step of the optimizer; call it once after each, between jitted steps.
 
-        Where nothing is due, the arguments are returned as they are, without waiting for the device.
+        Where nothing is due, the arguments are returned as they are, without waiting for the device, unless optax may
+        accumulate or reject gradients: then the number of steps is read.
 
         Args:
             params: after the step.
@@ -126,9 +128,11 @@ class SparseTraining:
         if not self._is_compared:
             self._compare(state)
         plan = self._plan
-        if plan.is_idle:
+        is_known = plan.is_idle and not is_accumulated and takes_every_step(state.inner_state)
+        has_stepped = is_known or self._has_stepped(state, plan)
+        if has_stepped and plan.is_idle:
             self._state = plan.next_state
-        elif self._has_stepped(state, plan):
+        elif has_stepped:
             params, state = self._advance(params, state, gradients, plan)
         return params, with_sparse_state(opt_state, self._with_replaced_step(state))
 
@@ -154,7 +158,7 @@ class SparseTraining:
         tensors = self._parts.tensors
         dense = jax.tree.leaves(state.gradients) or None
         if dense is None and gradients is not None:
-            check_gradients(gradients, tensors)
+            check_tree("the tree of gradients", gradients, tensors)
             dense = tensors.of_tree(gradients)
         params, state = traced_update(self._traced, tensors, self._mover, params, state, dense)
         return params, with_sparse_state(opt_state, state)
@@ -306,6 +310,7 @@ class SparseTraining:
         self, params: PyTree, state: SparseState, gradients: PyTree, plan: GroupPlans
     ) -> tuple[PyTree, SparseState]:
         parts, before = self._parts, self._state
+        check_tree("the tree of parameters", params, parts.tensors)
         values = parts.tensors.active(params, before.topology)
         check_inactive(params, self._parts.tensors, values)
         advance = parts.engines.advance(
@@ -336,7 +341,7 @@ class SparseTraining:
             orientations = dict(zip(names, tensors.orientations, strict=True))
             return lambda name: orientations[name].flat(on_host(means[name], tensors.dtype))
         if gradients is not None:
-            check_gradients(gradients, tensors)
+            check_tree("the tree of gradients", gradients, tensors)
             return tensors.flat(gradients)
         if plan.wants_gradient or plan.wants_weight_gradient or plan.candidates is not None:
             raise InputError(

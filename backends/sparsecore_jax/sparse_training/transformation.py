@@ -1,6 +1,7 @@
 """The optax transformation that keeps inactive weights and their moments at zero; its masks are data in its state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import attrs
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsecore_jax.sparse_training.parameters import PyTree, with_leaves
+from sparsecore.errors import InputError
+from sparsecore_jax.sparse_training.parameters import PyTree, check_leaf, with_leaves
 from sparsecore_jax.sparse_training.state_entries import StateEntries
 from sparsecore_jax.sparse_training.tensors import SparseTensors
 
@@ -105,7 +107,7 @@ def sparse_transformation(
             updates, inner_state = _replaceable(step, state)
         else:
             updates, inner_state = step(state.inner_state)
-        kept = _accumulated(state, tensors.of_tree(gradients)) if accumulates else ()
+        kept = _accumulated(state, inner_state, tensors.of_tree(gradients)) if accumulates else ()
         count = state.count + _steps_taken(state.inner_state, inner_state)
         return updates, state._replace(inner_state=inner_state, count=count, gradients=kept)
 
@@ -119,9 +121,13 @@ def masked_tree(tree: PyTree, masks: Sequence[Any], tensors: SparseTensors) -> P
         tree: parameters, gradients or updates.
         masks: one for each sparse tensor.
         tensors: the sparse tensors.
+
+    Raises:
+        InputError: the tree has another structure.
     """
     leaves = jax.tree.leaves(tree)
     for one, mask in zip(tensors.leaves, masks, strict=True):
+        check_leaf("the tree of gradients, updates or parameters", leaves, one, tuple(mask.shape))
         leaves[one.index] = zero_unless(mask, leaves[one.index])
     return with_leaves(tree, leaves)
 
@@ -158,7 +164,8 @@ def placed_like(host: Any, array: Any) -> Any:
         array: of JAX, or traced; only a committed one tells where it has to be.
     """
     placed = jnp.asarray(host)
-    return jax.device_put(placed, array.sharding) if getattr(array, "committed", False) else placed
+    is_committed = not isinstance(array, jax.core.Tracer) and getattr(array, "committed", False)
+    return jax.device_put(placed, array.sharding) if is_committed else placed
 
 
 def _replaceable(step: Callable[[Any], tuple[PyTree, Any]], state: SparseState) -> tuple[PyTree, Any]:
@@ -170,17 +177,55 @@ def _replaceable(step: Callable[[Any], tuple[PyTree, Any]], state: SparseState) 
         zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), updates_like)
         return zeros, inner_state
 
-    if not isinstance(state.inner_state, optax.MultiStepsState):
+    field = _INNER.get(type(state.inner_state))
+    if field is None:
         return jax.lax.cond(is_replaced, nothing, step, state.inner_state)  # type: ignore[no-any-return]
-    # its counts go on, so that the step ends; the optimizer in it stays as it is
+    # its counts go on, so that the step ends or is rejected; the optimizer in it stays as it is
     updates, after = step(state.inner_state)
     zeros, _ = nothing(None)
 
     def keep(old: Any, new: Any) -> Any:
         return jax.tree.map(lambda one, other: jnp.where(is_replaced, one, other), old, new)
 
-    unchanged = keep(state.inner_state.inner_opt_state, after.inner_opt_state)
-    return keep(zeros, updates), after._replace(inner_opt_state=unchanged)
+    unchanged = keep(getattr(state.inner_state, field), getattr(after, field))
+    return keep(zeros, updates), after._replace(**{field: unchanged})
+
+
+_INNER: Mapping[type, str] = MappingProxyType(
+    {optax.MultiStepsState: "inner_opt_state", optax.ApplyIfFiniteState: "inner_state"}
+)
+"""The states of optimizers that do not take a step at each call, and where the state of the optimizer in them is."""
+
+
+def takes_every_step(inner_state: Any) -> bool:
+    """Return whether each call of a user's optimizer is a step: it neither accumulates nor rejects gradients.
+
+    Args:
+        inner_state: its state.
+    """
+    return type(inner_state) not in _INNER
+
+
+def check_outermost(optimizer: Any, params: PyTree) -> None:
+    """Check that what accumulates or rejects gradients is around all other parts of an optimizer, where it is seen.
+
+    Args:
+        optimizer: the user's transformation.
+        params: of the parameters' structure; their values are not read.
+
+    Raises:
+        InputError: it is within another one.
+    """
+    state = jax.eval_shape(optimizer.init, params)
+    parts = state if takes_every_step(state) else tuple(state)
+    inside = [one for one in jax.tree.leaves(parts, is_leaf=lambda node: type(node) in _INNER) if type(one) in _INNER]
+    if inside:
+        raise InputError(
+            f"the optimizer has a {type(inside[0]).__name__} within another transformation, where steps that it "
+            "accumulates or rejects cannot be told from others; let one of optax.MultiSteps and optax.apply_if_finite "
+            "be the outermost, as in optax.MultiSteps(optax.chain(...), ...), which skips gradients by its "
+            "should_skip_update_fn="
+        )
 
 
 def _steps_taken(before: Any, after: Any) -> Any:
@@ -192,11 +237,13 @@ def _steps_taken(before: Any, after: Any) -> Any:
     return jnp.asarray(counters.get(type(after), lambda: 1)(), jnp.int32)
 
 
-def _accumulated(state: SparseState, gradients: Sequence[Any]) -> tuple[Any, ...]:
-    """Return the mean of the dense gradients since the last step, as MultiSteps forms it."""
-    number = state.inner_state.mini_step
+def _accumulated(state: SparseState, after: Any, gradients: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the mean of the dense gradients since the last step, as MultiSteps forms it, which may skip some."""
+    before = state.inner_state
+    number = before.mini_step
+    is_skipped = (after.mini_step == number) & (after.gradient_step == before.gradient_step)
     return tuple(
-        jnp.where(number == 0, one, mean + (one - mean) / (number + 1)).astype(mean.dtype)
+        jnp.where(is_skipped, mean, jnp.where(number == 0, one, mean + (one - mean) / (number + 1))).astype(mean.dtype)
         for mean, one in zip(state.gradients, gradients, strict=True)
     )
 
