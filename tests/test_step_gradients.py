@@ -222,6 +222,8 @@ def test_silent_weights_count_in_the_gradients_of_weights_alone():
     assert (counted.tensors[0].active, counted.tensors[0].used) == (10, 4)
     saved = sums.dump()
     assert StepSums.load(saved, 1, 2, has_silent=True).silent.tolist() == [12]
+    with pytest.raises(ValueError, match="more in 'silent' than in 'weights'"):
+        StepSums.load({**saved, "silent": [10**6]}, 1, 2, has_silent=True)
     del saved["silent"]  # as in files of before they were counted: right where no weight is silent, else unknown
     assert StepSums.load(saved, 1, 2).silent.tolist() == [0]
     assert StepSums.load(saved, 1, 2, has_silent=True) is None

@@ -264,3 +264,14 @@ def test_strategies_get_all_that_the_learner_behind_the_view_offers_and_the_netw
     assert view.values.tolist() == [1.0, 2.0]
     plain = ViewedLearner(SimpleNamespace(set_values=None), NumpyArrays(), lambda: visible)
     assert (plain.momentum, plain.measure_inputs, plain.backward_at) == (None, None, None)
+
+
+def test_a_saved_weight_has_either_a_silent_value_or_one_that_the_network_computes_with():
+    visible = VisibleWeights(np.array([True, False]), np.array([1]))
+    inner = SimpleNamespace(values=np.array([1.0, 0.0]), load_state=lambda *_: None)
+    inner.set_values = lambda values: setattr(inner, "values", values)
+    view = ViewedLearner(inner, NumpyArrays(), lambda: visible)
+    with pytest.raises(InputError, match="a value in silent and another one"):
+        view.load_state(SimpleNamespace(size=2), {"silent": np.array([3.0, 2.0])})
+    view.load_state(SimpleNamespace(size=2), {"silent": np.array([0.0, 2.0])})
+    assert view.values.tolist() == [1.0, 2.0]

@@ -135,6 +135,10 @@ class StepSums:
         if has_silent and steps and "silent" not in saved:
             return None
         weights, dense_gradient_weights, *added = (np.array(each, np.int64) for each in lists)
+        parts = {"dense_gradient_weights": dense_gradient_weights, "silent": added[_ADDED.index("silent")]}
+        for name, part in parts.items():
+            if (part > weights).any():
+                raise ValueError(f"the sums over its steps have more in {name!r} than in 'weights'")
         return cls(saved["steps"], weights, saved["dense_gradient_steps"], dense_gradient_weights, *added)
 
 

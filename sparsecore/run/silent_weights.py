@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.data.images import Batch, Split
@@ -151,8 +152,10 @@ class ViewedLearner:
         if state[_SILENT].shape != (topology.size,):
             raise InputError(f"{_SILENT} must have the shape {(topology.size,)}; given {state[_SILENT].shape}")
         self._learner.load_state(topology, {name: array for name, array in state.items() if name != _SILENT})
-        # each weight is zero in one of them
-        self.set_values(self._learner.values + self._arrays.from_numpy(state[_SILENT]))
+        seen, silent = self._arrays.to_numpy(self._learner.values), state[_SILENT]
+        if np.any((seen != 0) & (silent != 0)):
+            raise InputError(f"a weight has a value in {_SILENT} and another one that the network computes with")
+        self.set_values(self._learner.values + self._arrays.from_numpy(silent))
         self._visible = None
 
     def _hide(self) -> Array:
