@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from operator import attrgetter
 from types import FrameType
 from typing import Any, Final
@@ -192,6 +193,15 @@ def names_ignored_by_ddp(model: nn.Module) -> frozenset[str]:
 _RECOMPILATIONS: Final = 64
 """How often one model may be compiled for other inputs and modes; by default torch counts those of all models."""
 
+_RECOMPILATIONS_OF_ALL: Final = 1024
+"""How often all models that run the same code may be compiled together, where torch cannot count them apart."""
+
+
+@cache
+def _counts_apart() -> bool:
+    """Return whether torch can count the compilations of each model; the oldest that is supported cannot."""
+    return {"isolate_recompiles", "recompile_limit"} <= inspect.signature(torch.compile).parameters.keys()
+
 
 def compiled_apart(function: Callable[..., Any], backend: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function so that other models that run the same code do not use up its recompilations.
@@ -200,9 +210,7 @@ def compiled_apart(function: Callable[..., Any], backend: Callable[..., Any]) ->
         function: to be compiled at its first call.
         backend: from a graph and examples of its arguments to what computes it.
     """
-    options: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": _RECOMPILATIONS}
-    known = inspect.signature(torch.compile).parameters  # torch 2.8 has neither
-    options = {name: value for name, value in options.items() if name in known}
+    options = {"isolate_recompiles": True, "recompile_limit": _RECOMPILATIONS} if _counts_apart() else {}
     compile_: Any = torch.compile
     compiled: Callable[..., Any] = compile_(function, backend=backend, **options)
     return compiled
@@ -217,16 +225,14 @@ def compiling_anything() -> Iterator[None]:
     that share code, such as ``nn.Sequential``, do not use up a number of compilations that is common to all of them.
     """
     patch: Any = torch._dynamo.config.patch
+    limits = {"accumulated_recompile_limit": sys.maxsize}
+    if not _counts_apart():
+        limits["recompile_limit"] = _RECOMPILATIONS_OF_ALL
     loggers = [logging.getLogger(name) for name in ("torch._dynamo.convert_frame", "torch._subclasses.fake_tensor")]
     for logger in loggers:
         logger.addFilter(_without_traceback)
     try:
-        with patch(
-            suppress_errors=True,
-            skip_nnmodule_hook_guards=False,
-            optimize_ddp=False,
-            accumulated_recompile_limit=sys.maxsize,
-        ):
+        with patch(suppress_errors=True, skip_nnmodule_hook_guards=False, optimize_ddp=False, **limits):
             yield
     finally:
         for logger in loggers:
