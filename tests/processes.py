@@ -76,7 +76,8 @@ def start(arguments: Sequence[str], size: int = 2) -> list[ProcessResult]:
     port = _free_port()
     environments = [_environment(rank, size, port) for rank in range(size)]
     if can_fork(arguments):
-        return [ProcessResult(*ended) for ended in fork(arguments, environments)]
+        forked = fork(arguments, environments)
+        return [ProcessResult(status, _without_gloo(out), _without_gloo(errors)) for status, out, errors in forked]
     processes = [
         subprocess.Popen(
             [sys.executable, *arguments],
@@ -99,7 +100,7 @@ def start(arguments: Sequence[str], size: int = 2) -> list[ProcessResult]:
 
 
 def _without_gloo(text: str) -> str:
-    """The text without the lines that gloo of PyTorch 2.8 prints when ranks connect."""
+    """The text without the lines that gloo of old versions of PyTorch prints when ranks connect."""
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("[Gloo]"))
 
 
