@@ -49,7 +49,7 @@ def main() -> None:
         "sparsify_update_ms": _milliseconds(seconds[SPARSE_UPDATE]),
         "goals": {"masking_share": MOST_MASKING, "update_ms": MOST_UPDATE_MS},
     }
-    write("jax_step", report, _page(report))
+    write("jax_step", report, page(report))
 
 
 def _options() -> argparse.Namespace:
@@ -163,7 +163,7 @@ def _milliseconds(seconds: list[float]) -> float:
     return round(1e3 * statistics.median(seconds), 2)
 
 
-def _page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     settings, steps, times = report["settings"], report["step_ms"], report["times_dense"]
     rows = [[name, f"{steps[name]:.1f}", f"{times[name]:.3f}"] for name in steps]
     return f"""# A training step of WRN-28-2 on JAX
