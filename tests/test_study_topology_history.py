@@ -14,7 +14,7 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.run.replay import first_topology
 from sparsecore.run.setup import set_up
-from sparsecore.study.folder import StudyFolder, TrialResult
+from sparsecore.study.folder import TrialResult
 from sparsecore.study.topology_history import topology_history_of
 from sparsecore.study.trials import trials_of
 
@@ -41,6 +41,11 @@ def positions(text):
     return set(found)
 
 
+def history_of(folder, trial):
+    """The topology history of a trial that has finished."""
+    return topology_history_of(folder, trial, folder.result(trial))
+
+
 def sets_of(folder, trial):
     """The topology at the start and after each update, as sets; the start is drawn again from the seed."""
     topologies = [set(map(int, first_topology(folder.run(trial)).positions))]
@@ -54,13 +59,13 @@ def test_a_start_that_is_chosen_by_the_initial_values_is_found_from_the_log(carr
     trial = next(trial for trial in trials_of(carried_out.read()) if trial.arm == "topkast")
     begun = set_up(Experiment.of(carried_out.tables(trial))).start.topology
     assert (first_topology(carried_out.run(trial)).positions == begun.positions).all()
-    assert topology_history_of(carried_out, trial).updates > 3
+    assert history_of(carried_out, trial).updates > 3
 
 
 @pytest.mark.parametrize("arm", ["dpr", "set", "again", "topkast"])
 def test_topology_histories_are_those_of_python_sets(carried_out, arm):
     trial = next(trial for trial in trials_of(carried_out.read()) if trial.arm == arm)
-    history, topologies = topology_history_of(carried_out, trial), sets_of(carried_out, trial)
+    history, topologies = history_of(carried_out, trial), sets_of(carried_out, trial)
     assert len(history.snapshots) == len(topologies) == history.updates + 1
     assert history.updates >= (0 if arm == "again" else 4)
     bounds, size, ever = [0, *accumulate(history.sizes)], sum(history.sizes), set()
@@ -77,14 +82,12 @@ def test_topology_histories_are_those_of_python_sets(carried_out, arm):
     assert [snapshot.epoch for snapshot in history.snapshots[1:]] == [step / 7 for step in steps]
 
 
-def test_a_topology_history_is_replayed_once_and_refused_if_it_ends_elsewhere_than_the_result(carried_out, monkeypatch):
+def test_a_topology_history_is_replayed_once_and_refused_if_it_ends_elsewhere_than_the_result(carried_out):
     trial = trials_of(carried_out.read())[0]
-    expected = topology_history_of(carried_out, trial)
+    expected = history_of(carried_out, trial)
     kept = carried_out.topology_history(trial).stat().st_mtime_ns
-    assert topology_history_of(carried_out, trial) == expected
+    assert history_of(carried_out, trial) == expected
     assert carried_out.topology_history(trial).stat().st_mtime_ns == kept
-    monkeypatch.setattr(
-        StudyFolder, "result", lambda *_: TrialResult(test_accuracy=0.5, seconds=1.0, topology_sha256="another")
-    )
+    other = TrialResult(test_accuracy=0.5, seconds=1.0, topology_sha256="another")
     with pytest.raises(InputError, match="does not end at the topology of its result"):
-        topology_history_of(carried_out, trial)
+        topology_history_of(carried_out, trial, other)

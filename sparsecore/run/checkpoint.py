@@ -94,7 +94,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     check_regular(path, source)
     entry, arrays = read_entry(path, source)
     CHECKPOINT.check(entry.get(KEY), source)
-    return Checkpoint(unsealed_facts(entry, arrays, source), arrays, source)
+    facts = unsealed_facts(entry, arrays, source)
+    try:
+        json.dumps(facts, allow_nan=False)
+    except ValueError as error:  # Python reads numbers that JSON does not have
+        raise InputError(f"{source} is damaged: a fact is NaN or infinite") from error
+    return Checkpoint(facts, arrays, source)
 
 
 def read_arrays(path: Path, what: str) -> dict[str, NDArray[Any]]:
