@@ -14,7 +14,7 @@ from typing import Any
 
 import quiet_machine
 from machine import sentence
-from worker_processes import Made, Worker
+from worker_processes import Made, in_turn
 from writing import table, write
 
 BACKENDS = ("numpy", "torch", "cpu")
@@ -24,16 +24,14 @@ MEASURED = "cpu"
 def main() -> None:
     options = _options()
     os.environ |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    workers = {name: Worker(partial(_epoch, name), options) for name in BACKENDS}
-    seconds = quiet_machine.rounds({name: worker.sample for name, worker in workers.items()}, options)
-    machines = [worker.end() for worker in workers.values()]
+    seconds, machine = in_turn({name: partial(_epoch, name) for name in BACKENDS}, options)
     report = {
         "settings": vars(options),
         "epoch_ms": {name: round(1e3 * statistics.median(samples), 1) for name, samples in seconds.items()},
         "cpu_takes": {
             name: round(quiet_machine.ratio(seconds[MEASURED], samples), 3) for name, samples in seconds.items()
         },
-        "machine": {name: value for facts in machines for name, value in facts.items()},
+        "machine": machine,
     }
     write("cpu_digits", report, page(report))
 

@@ -16,7 +16,7 @@ import numpy as np
 import quiet_machine
 from machine import sentence
 from networks import noise, task
-from worker_processes import Worker
+from worker_processes import in_turn
 from writing import table, write
 
 from sparsecore.experiment.plugin_choice import PluginChoice
@@ -68,9 +68,7 @@ def _measured(options: argparse.Namespace, threads: int, batch: int) -> tuple[di
     """Milliseconds an image of each, and how many times as long as ours they take; the machine."""
     ours = {f"sparsity {sparsity:g}": partial(_sparse, sparsity, threads, batch) for sparsity in options.sparsities}
     peers = {name: partial(_dense, name, threads, batch) for name in PEERS}
-    workers = {name: Worker(make, options) for name, make in {**ours, **peers}.items()}
-    seconds = quiet_machine.rounds({name: worker.sample for name, worker in workers.items()}, options)
-    machines = [worker.end() for worker in workers.values()]
+    seconds, machine = in_turn({**ours, **peers}, options)
     times = {
         name: {
             "ms": round(1e3 * statistics.median(samples) / (IMAGES // batch * batch), 4),
@@ -78,7 +76,7 @@ def _measured(options: argparse.Namespace, threads: int, batch: int) -> tuple[di
         }
         for name, samples in seconds.items()
     }
-    return times, {name: value for facts in machines for name, value in facts.items()}
+    return times, machine
 
 
 def _sparse(sparsity: float, threads: int, batch: int, options: argparse.Namespace) -> Callable[[], None]:  # noqa: ARG001

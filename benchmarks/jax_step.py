@@ -15,7 +15,7 @@ from typing import Any
 import quiet_machine
 from machine import sentence
 from networks import learner, step_of
-from worker_processes import Worker
+from worker_processes import in_turn
 from writing import table, write
 
 SHAPE = (32, 32, 3)
@@ -34,12 +34,10 @@ SPARSE, SPARSE_UPDATE = "sparsify, flax and optax", "an update of sparsify"
 
 def main() -> None:
     options = _options()
-    workers = {name: Worker(make, options) for name, make in {**STEPS, **PARTS}.items()}
-    seconds = quiet_machine.rounds({name: worker.sample for name, worker in workers.items()}, options)
-    machines = [worker.end() for worker in workers.values()]
+    seconds, machine = in_turn({**STEPS, **PARTS}, options)
     masking = statistics.median(seconds[MASKING]) / REPEATED
     report = {
-        "machine": {name: value for facts in machines for name, value in facts.items()},
+        "machine": machine,
         "settings": vars(options),
         "step_ms": {name: _milliseconds(seconds[name]) for name in STEPS},
         "times_dense": {name: round(quiet_machine.ratio(seconds[name], seconds[DENSE]), 3) for name in STEPS},

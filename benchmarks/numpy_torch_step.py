@@ -13,7 +13,7 @@ from typing import Any
 import quiet_machine
 from machine import sentence
 from networks import learner, step_of
-from worker_processes import Worker
+from worker_processes import in_turn
 from writing import table, write
 
 SHAPE = (32, 32, 3)
@@ -23,11 +23,9 @@ GOAL = 2.0
 
 def main() -> None:
     options = _options()
-    workers = {name: Worker(make, options) for name, make in STEPS.items()}
-    seconds = quiet_machine.rounds({name: worker.sample for name, worker in workers.items()}, options)
-    machines = [worker.end() for worker in workers.values()]
+    seconds, machine = in_turn(STEPS, options)
     report = {
-        "machine": {name: value for facts in machines for name, value in facts.items()},
+        "machine": machine,
         "settings": vars(options),
         "step_ms": {name: round(1e3 * statistics.median(samples), 2) for name, samples in seconds.items()},
         "numpy_times": {

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import quiet_machine
 from machine import sentence
-from worker_processes import Worker, alone
+from worker_processes import alone, in_turn
 from writing import RESULTS, table, write
 
 from sparsecore_cpu.inference import Predictor
@@ -86,13 +86,10 @@ def _measured(
     if find_spec("openvino"):
         makers["OpenVINO"] = partial(_openvino, 1.0)
         makers["OpenVINO, sparse weights"] = partial(_openvino, 0.5)
-    workers = {
-        name: Worker(partial(_repeated, maker, folder, threads, batch), options) for name, maker in makers.items()
-    }
-    seconds = quiet_machine.rounds({name: worker.sample for name, worker in workers.items()}, options)
-    machines = [worker.end() for worker in workers.values()]
+    steps = {name: partial(_repeated, make, folder, threads, batch) for name, make in makers.items()}
+    seconds, machine = in_turn(steps, options)
     times = {name: round(1e3 * statistics.median(samples) / batch, 4) for name, samples in seconds.items()}
-    return times, {name: value for facts in machines for name, value in facts.items()}
+    return times, machine
 
 
 def _repeated(

@@ -23,7 +23,7 @@ import quiet_machine
 import torch
 from machine import machine, sentence
 from torch import nn
-from worker_processes import Worker
+from worker_processes import in_turn
 from writing import table, write
 
 from sparsecore_torch import sparsify
@@ -97,10 +97,7 @@ def _is_installed() -> bool:
 def _measured(name: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that are started from here on
     libraries = {one: step for one, step in STEPS.items() if one != "SparseLab" or _is_installed()}
-    workers = {one: Worker(partial(step, name=name), options) for one, step in libraries.items()}
-    seconds = quiet_machine.rounds({one: worker.sample for one, worker in workers.items()}, options)
-    for worker in workers.values():
-        worker.end()
+    seconds, _ = in_turn({one: partial(step, name=name) for one, step in libraries.items()}, options)
     return {
         "network": NETWORKS[name].title,
         "threads": threads,

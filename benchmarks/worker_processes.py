@@ -2,7 +2,7 @@
 
 import argparse
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -48,6 +48,21 @@ class Worker:
 
     def _received(self) -> Any:
         return _received(self._connection)
+
+
+def in_turn(
+    makers: Mapping[str, Callable[[argparse.Namespace], Made]], options: argparse.Namespace
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds of each action, taken in turn in processes of their own, and the machine as these know it.
+
+    Args:
+        makers: make the actions there, by name, as for :class:`Worker`.
+        options: of :func:`quiet_machine.add_options`, and whatever else the makers need.
+    """
+    workers = {name: Worker(make, options) for name, make in makers.items()}
+    seconds = quiet_machine.rounds({name: worker.sample for name, worker in workers.items()}, options)
+    machines = [worker.end() for worker in workers.values()]
+    return seconds, {name: value for facts in machines for name, value in facts.items()}
 
 
 def alone(function: Callable[..., Result], *arguments: Any) -> Result:
