@@ -1,9 +1,10 @@
 """Plausible defects of the NumPy backend, each with the promise that it breaks."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
+from defective_backends import Defects, Wrapper
 
 from sparsecore.engine.young_weights import YoungWeights
 from sparsecore.learning.parameters import hash_slots
@@ -11,74 +12,13 @@ from sparsecore.learning.protocols import Sgd, Totals
 from sparsecore_numpy import NumpyBackend
 from sparsecore_numpy.operations import Tensor
 
-MUTANTS: dict[str, tuple[type, str]] = {}
-"""A function that makes the backend of each defect and the promise that it breaks, by a description of the defect."""
-
-
-class Wrapper:
-    """Passes every attribute on that a subclass does not override."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
-@attrs.frozen(eq=False)
-class DefectiveBackend:
-    """The NumPy backend with other array operations, another learner or another task."""
-
-    dtype: str = "float32"
-    wrap_arrays: Any = lambda arrays: arrays
-    wrap_learner: Any = lambda learner: learner
-    change_task: Any = lambda task: task
-    corrects_young_weights: ClassVar[bool] = True
-
-    @property
-    def arrays(self) -> Any:
-        return self.wrap_arrays(NumpyBackend().arrays)
-
-    def learner(self, task: Any) -> Any:
-        return self.wrap_learner(NumpyBackend(self.dtype).learner(self.change_task(task)))
-
-
-def array_operation(description: str, promise: str) -> Any:
-    def register(cls: type) -> type:
-        MUTANTS[description] = (lambda: DefectiveBackend(wrap_arrays=cls), promise)
-        return cls
-
-    return register
-
-
-def training(description: str, promise: str) -> Any:
-    def register(cls: type) -> type:
-        MUTANTS[description] = (lambda: DefectiveBackend(wrap_learner=cls), promise)
-        return cls
-
-    return register
-
-
-def operations(description: str, promise: str) -> Any:
-    def register(cls: type) -> type:
-        class Model(Wrapper):
-            def forward(self, ops: Any, parameters: Any, images: Any) -> Any:
-                return self.inner.forward(cls(ops), parameters, images)
-
-        MUTANTS[description] = (
-            lambda: DefectiveBackend(change_task=lambda task: attrs.evolve(task, model=Model(task.model))),
-            promise,
-        )
-        return cls
-
-    return register
+DEFECTS = Defects(NumpyBackend)
+MUTANTS = DEFECTS.mutants
+array_operation, training, operations = DEFECTS.array_operation, DEFECTS.training, DEFECTS.operations
 
 
 def optimizer(description: str, change: Any) -> None:
-    MUTANTS[description] = (
-        lambda: DefectiveBackend(change_task=lambda task: attrs.evolve(task, optimizer=change(task.optimizer))),
-        "optimizers",
-    )
+    DEFECTS.task(description, "optimizers", lambda task: attrs.evolve(task, optimizer=change(task.optimizer)))
 
 
 # array operations
@@ -353,9 +293,10 @@ class OldMomentum(Wrapper):
         self.inner.load_state(reallocation.after, state)
 
 
-MUTANTS["young weights take the optimizer's own steps"] = (
-    lambda: DefectiveBackend(change_task=lambda task: attrs.evolve(task, young=YoungWeights())),
+DEFECTS.task(
+    "young weights take the optimizer's own steps",
     "young-weights",
+    lambda task: attrs.evolve(task, young=YoungWeights()),
 )
 
 

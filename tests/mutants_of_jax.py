@@ -4,71 +4,17 @@ They are of what is easily wrong where arrays cannot change and steps are compil
 are in ``mutants_of_backends.py``.
 """
 
-from typing import Any, ClassVar
-
-import attrs
 import jax
 import jax.numpy as jnp
+from defective_backends import Defects, Wrapper
 from jax import lax
-from mutants_of_backends import Wrapper
 
 from sparsecore.learning.operations import EPSILON
-from sparsecore_jax import JaxArray, JaxArrays, JaxBackend
+from sparsecore_jax import JaxArray, JaxBackend
 
-MUTANTS: dict[str, tuple[Any, str]] = {}
-"""A function that makes the backend of each defect and the promise that it breaks, by a description of the defect."""
-
-
-@attrs.frozen(eq=False)
-class DefectiveJaxBackend:
-    """The JAX backend with other array operations, another learner or another task."""
-
-    dtype: str = "float32"
-    wrap_arrays: Any = lambda arrays: arrays
-    wrap_learner: Any = lambda learner: learner
-    change_task: Any = lambda task: task
-    corrects_young_weights: ClassVar[bool] = True
-
-    @property
-    def arrays(self) -> Any:
-        return self.wrap_arrays(JaxArrays())
-
-    def learner(self, task: Any) -> Any:
-        return self.wrap_learner(JaxBackend(dtype=self.dtype, device="cpu").learner(self.change_task(task)))
-
-
-def array_operation(description: str, promise: str) -> Any:
-    def register(cls: type) -> type:
-        MUTANTS[description] = (lambda: DefectiveJaxBackend(wrap_arrays=cls), promise)
-        return cls
-
-    return register
-
-
-def training(description: str, promise: str) -> Any:
-    def register(cls: type) -> type:
-        MUTANTS[description] = (lambda: DefectiveJaxBackend(wrap_learner=cls), promise)
-        return cls
-
-    return register
-
-
-def operations(description: str, promise: str) -> Any:
-    def register(cls: type) -> type:
-        @attrs.frozen
-        class Model:
-            inner: Any
-
-            def forward(self, ops: Any, parameters: Any, images: Any) -> Any:
-                return self.inner.forward(cls(ops), parameters, images)
-
-        MUTANTS[description] = (
-            lambda: DefectiveJaxBackend(change_task=lambda task: attrs.evolve(task, model=Model(task.model))),
-            promise,
-        )
-        return cls
-
-    return register
+DEFECTS = Defects(lambda dtype: JaxBackend(dtype=dtype, device="cpu"))
+MUTANTS = DEFECTS.mutants
+array_operation, training, operations = DEFECTS.array_operation, DEFECTS.training, DEFECTS.operations
 
 
 # array operations
