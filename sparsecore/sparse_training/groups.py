@@ -1,6 +1,6 @@
 """Settings by group of tensors: what an entry such as ``{"encoder.*": 0.9}`` says about each sparse tensor."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -13,8 +13,14 @@ Setting = TypeVar("Setting")
 Selector = str | type
 """A glob on parameter names, or a class of modules where the framework has any."""
 
+Reasons = Mapping[str, str | None]
+"""Why parameters are dense, by name; None for those that are sparse."""
+
 _SHOWN = 8
 """The number of tensors that an error sentence names."""
+
+_MOST_REASONS = 30
+"""The number of dense parameters that an error sentence gives reasons for."""
 
 
 @attrs.frozen(eq=False)
@@ -124,3 +130,29 @@ def check_sparsities(given: Any) -> None:
             check_sparsity(sparsity)
         except InputError as error:
             raise InputError(f"the entry {selector_name(selector)!r} of sparsity=: {error}") from None
+
+
+def reasons_in_groups(
+    groups: Iterable[tuple[str, frozenset[str]]], reasons: Reasons, always: Reasons, what: str
+) -> Reasons:
+    """Return the reasons where groups choose among the sparse parameters, and may name others.
+
+    Args:
+        groups: the label of each, and the names of the parameters that it matches.
+        reasons: without groups.
+        always: the reasons that hold even for a parameter that is named.
+        what: what an error sentence calls a parameter.
+
+    Raises:
+        InputError: all that a group matches always stay dense.
+    """
+    named: set[str] = set()
+    for label, matched in groups:
+        sparse = {name for name in matched if reasons[name] is None}
+        # a group that matches nothing but parameters that are dense by default makes these sparse
+        chosen = sparse or {name for name in matched if always[name] is None}
+        if not chosen:
+            why = listed([f"{name} ({always[name]})" for name in reasons if name in matched], _MOST_REASONS)
+            raise InputError(f"the entry {label!r} of sparsity= names no {what} that can be sparse: {why}")
+        named |= chosen
+    return {name: (always[name] if name in named else reasons[name] or "in no group of sparsity=") for name in reasons}

@@ -1,6 +1,9 @@
 """The active weights that a sparse training starts with: chosen by the strategy, or taken from existing weights."""
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
@@ -14,6 +17,7 @@ from sparsecore.engine.given_positions import check_no_empty, given_positions
 from sparsecore.engine.growth import random_topology
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, unknown
+from sparsecore.extras import require
 from sparsecore.toolbox.largest_weights import SCOPES
 
 DEFAULT_SPARSITY = 0.9
@@ -119,6 +123,36 @@ def is_drawn(start: object) -> bool:
 def is_named(start: str) -> bool:
     """Return whether a string is the name of a start, and no path."""
     return start in _NAMED
+
+
+def with_content(start: str | PathLike[str] | Topology | Mapping[str, Any], framework: str, extra: str) -> Start:
+    """Return the arrays of a start that is a safetensors file, by name, and any other start as it is.
+
+    Args:
+        start: as for ``sparsify``.
+        framework: the module of safetensors that makes the arrays, such as 'torch'.
+        extra: the extra of this library that installs safetensors.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if not isinstance(start, str | PathLike) or (isinstance(start, str) and not _is_file_name(start)):
+        return start
+    require("safetensors", extra=extra, purpose="a start from a safetensors file")
+    from safetensors import SafetensorError
+
+    path = Path(start)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}, from which the positions of the start were to be read")
+    try:
+        content: Mapping[str, Any] = import_module(f"safetensors.{framework}").load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a safetensors file: {error}") from error
+    return content
+
+
+def _is_file_name(start: str) -> bool:
+    return not is_named(start) and Path(start).suffix == ".safetensors"
 
 
 def is_saved_training(start: object) -> TypeGuard[Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from sparsecore.errors import InputError, listed
+from sparsecore.sparse_training.groups import Reasons, reasons_in_groups
 from sparsecore.sparse_training.names import (
     HEAD,
     NO_TOKENS,
@@ -76,7 +77,8 @@ def select(leaves: Sequence[Leaf], include: Globs, exclude: Globs, groups: Itera
     groups = tuple(groups)
     if groups:
         always = reasons if include is not None else _reasons(leaves, {**_ALWAYS, **chosen})
-        reasons = _grouped(leaves, groups, reasons, always)
+        matched = ((glob, matching(leaves, "sparsity", glob)) for glob in groups)
+        reasons = reasons_in_groups(matched, reasons, always, "parameter")
     left_out = {name: why for name, why in reasons.items() if why is not None}
     sparse = tuple(one for one in leaves if reasons[one.name] is None)
     if not sparse:
@@ -112,27 +114,8 @@ def matching(leaves: Sequence[Leaf], argument: str, glob: Any) -> frozenset[str]
     return found
 
 
-Reasons = Mapping[str, str | None]
-"""Why parameters are dense, by name; None for those that are sparse."""
-
-
 def _reasons(leaves: Sequence[Leaf], rules: Mapping[str, Rule]) -> Reasons:
     return {one.name: next((why for why, holds in rules.items() if holds(one)), None) for one in leaves}
-
-
-def _grouped(leaves: Sequence[Leaf], groups: Sequence[str], reasons: Reasons, always: Reasons) -> Reasons:
-    """Return the reasons where groups choose among the sparse parameters, and may name others."""
-    named: set[str] = set()
-    for glob in groups:
-        matched = matching(leaves, "sparsity", glob)
-        sparse = {name for name in matched if reasons[name] is None}
-        # who names nothing but parameters that are dense by default wants these to be sparse
-        chosen = sparse or {name for name in matched if always[name] is None}
-        if not chosen:
-            why = listed([f"{name} ({always[name]})" for name in reasons if name in matched], _SHOWN)
-            raise InputError(f"the entry {glob!r} of sparsity= names no parameter that can be sparse: {why}")
-        named |= chosen
-    return {name: (always[name] if name in named else reasons[name] or "in no group of sparsity=") for name in reasons}
 
 
 _MATRICES = frozenset({"kernel", "w", "weight", "embedding", "embeddings", "weight_ih", "weight_hh"})

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -11,10 +10,8 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError
-from sparsecore.extras import require
 from sparsecore.sparse_training import start as shared
-from sparsecore.sparse_training.start import Request, is_named, is_saved_training
+from sparsecore.sparse_training.start import Request, is_saved_training
 from sparsecore_jax.sparse_training.parameters import PyTree, leaves_of
 from sparsecore_jax.sparse_training.tensors import SparseTensors, on_host
 
@@ -55,8 +52,7 @@ def read_start(start: Any, tensors: SparseTensors) -> shared.Start:
     Raises:
         InputError: a file cannot be read, or a tree has no masks.
     """
-    if isinstance(start, PathLike) or (isinstance(start, str) and _is_file_name(start)):
-        start = _content(start)
+    start = shared.with_content(start, "flax", extra="jax")
     if isinstance(start, str | Topology):
         return start
     if is_saved_training(start):
@@ -94,21 +90,3 @@ def _plain(given: Any) -> NDArray[Any]:
     """Return an array of NumPy, in a type of NumPy's own."""
     host = on_host(given, None)
     return host.astype(np.float32) if host.dtype.kind == "V" else host
-
-
-def _is_file_name(start: str) -> bool:
-    return not is_named(start) and Path(start).suffix == ".safetensors"
-
-
-def _content(start: str | PathLike[str]) -> Mapping[str, Any]:
-    require("safetensors", extra="jax", purpose="a start from a safetensors file")
-    from safetensors import SafetensorError
-    from safetensors.flax import load_file
-
-    path = Path(start)
-    if not path.is_file():
-        raise InputError(f"there is no file {path}, from which the positions of the start were to be read")
-    try:
-        return cast("Mapping[str, Any]", load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a safetensors file: {error}") from error

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,10 +15,8 @@ from torch.nn.utils import prune
 from sparsecore.engine.arrays import Array
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.topology import Topology
-from sparsecore.errors import InputError
-from sparsecore.extras import require
 from sparsecore.sparse_training import start as shared
-from sparsecore.sparse_training.start import Request, is_named, is_saved_training
+from sparsecore.sparse_training.start import Request, is_saved_training
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.tensors import full_tensor
 
@@ -77,31 +74,12 @@ def read_start(start: Start) -> shared.Start:
     Raises:
         InputError: a file cannot be read.
     """
-    if isinstance(start, PathLike) or (isinstance(start, str) and _is_file_name(start)):
-        start = _content(start)
+    start = shared.with_content(start, "torch", extra="torch")
     if is_saved_training(start):
         return {**start, "positions": np.asarray(torch.as_tensor(start["positions"]).cpu())}
     if isinstance(start, Mapping):
         return {str(name): _on_host(start[name]) for name in start}
     return start
-
-
-def _is_file_name(start: str) -> bool:
-    return not is_named(start) and Path(start).suffix == ".safetensors"
-
-
-def _content(start: str | PathLike[str]) -> Mapping[str, Tensor]:
-    require("safetensors", extra="torch", purpose="a start from a safetensors file")
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = Path(start)
-    if not path.is_file():
-        raise InputError(f"there is no file {path}, from which the positions of the start were to be read")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a safetensors file: {error}") from error
 
 
 def _on_host(given: Any) -> NDArray[Any]:

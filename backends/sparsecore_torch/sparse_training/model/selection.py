@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.errors import InputError, listed
-from sparsecore.sparse_training.groups import selector_name
+from sparsecore.sparse_training.groups import Reasons, reasons_in_groups, selector_name
 from sparsecore.sparse_training.names import (
     HEAD,
     NO_TOKENS,
@@ -103,7 +103,8 @@ def select(
         reasons = {one.named.name: reasons[one.named.name] or _obstacle_by_default(one) for one in candidates}
     if groups:
         always = reasons if include is not None else _reasons(candidates, {**_ALWAYS, **chosen})
-        reasons = _grouped(model, parameters, groups, reasons, always)
+        matched = ((selector_name(one), matching(model, "sparsity", one, parameters)) for one in groups)
+        reasons = reasons_in_groups(matched, reasons, always, "tensor")
     sparse = [one for one in candidates if reasons[one.named.name] is None]
     left_out = {name: why for name, why in reasons.items() if why is not None}
     if not sparse:
@@ -113,43 +114,8 @@ def select(
     return Selection(tuple(one.named for one in sparse), MappingProxyType(left_out), MappingProxyType(by_name))
 
 
-Reasons = Mapping[str, str | None]
-"""Why parameters are dense, by name; None for those that are sparse."""
-
-
 def _reasons(candidates: Sequence[_Candidate], rules: Mapping[str, Rule]) -> Reasons:
     return {one.named.name: next((why for why, holds in rules.items() if holds(one)), None) for one in candidates}
-
-
-def _grouped(
-    model: nn.Module,
-    parameters: Sequence[NamedParameter],
-    groups: Iterable[Selector],
-    reasons: Reasons,
-    always: Reasons,
-) -> Reasons:
-    """Return the reasons where groups choose among the sparse tensors, and may name others.
-
-    Args:
-        model: without wrappers.
-        parameters: all of the model.
-        groups: globs and classes.
-        reasons: without groups.
-        always: the reasons that hold even for a parameter that is named.
-    """
-    named: set[str] = set()
-    for selector in groups:
-        matched = matching(model, "sparsity", selector, parameters)
-        sparse = {name for name in matched if reasons[name] is None}
-        # who names nothing but tensors that are dense by default wants these to be sparse
-        chosen = sparse or {name for name in matched if always[name] is None}
-        if not chosen:
-            why = listed([f"{name} ({always[name]})" for name in reasons if name in matched], _SHOWN)
-            raise InputError(
-                f"the entry {selector_name(selector)!r} of sparsity= names no tensor that can be sparse: {why}"
-            )
-        named |= chosen
-    return {name: (always[name] if name in named else reasons[name] or "in no group of sparsity=") for name in reasons}
 
 
 def _of_use(holds: Callable[[Use], bool]) -> Rule:
