@@ -125,8 +125,8 @@ def miss(result: Result) -> float:
 
 def page(report: Mapping[str, Any]) -> str:
     """The results as Markdown."""
-    found = {name: result for name, result in report["legs"].items() if not name.startswith("check: ")}
-    timed = {name: result for name, result in report["legs"].items() if name.startswith("check: ")}
+    found = {name: result for name, result in report["stages"].items() if not name.startswith("check: ")}
+    timed = {name: result for name, result in report["stages"].items() if name.startswith("check: ")}
     searches = [one for result in found.values() for one in result["first"]]
     seeds = report["settings"]["seeds"]
     above = [name for name, result in found.items() if miss(result) > AIM]

@@ -75,11 +75,11 @@ class Record:
                 f"the results in {path} were taken with other settings ({', '.join(others)}); "
                 "give the same, another --out, or delete the file"
             )
-        return cls(path, settings, kept["legs"], kept["failed"])
+        return cls(path, settings, kept["stages"], kept["failed"])
 
     def report(self, machine: Mapping[str, Any]) -> dict[str, Any]:
         """Return the contents of the file."""
-        return {"machine": machine, "settings": self.settings, "legs": self.finished, "failed": self.failed}
+        return {"machine": machine, "settings": self.settings, "stages": self.finished, "failed": self.failed}
 
     def keep(self, machine: Mapping[str, Any]) -> None:
         """Write all to the file."""

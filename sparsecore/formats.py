@@ -81,7 +81,7 @@ class Format:
         """Return the tables of a file without the text of the format, which is checked.
 
         Args:
-            tables: a file's; without the text, as a file that somebody wrote or that is older than the numbers, they
+            tables: a file's; without the text, as a file that a user wrote or that is older than the numbers, they
                 are in version 1.
             source: what was read, for error sentences.
 

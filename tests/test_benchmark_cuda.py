@@ -53,7 +53,7 @@ def test_finished_stages_are_measured_once_and_the_page_lists_what_is_missing(be
     monkeypatch.setattr(benchmark, "output_of", here)
     chosen = ("--only", "step: sparsify, masked, bfloat16", "--only", "step: torch*float32", "--only", "update")
     assert rehearse(benchmark, tmp_path, *chosen, "--only", "epoch*") == 0
-    found = kept(tmp_path)["legs"]
+    found = kept(tmp_path)["stages"]
     assert set(found) == {
         "step: sparsify, masked, bfloat16",
         "step: torch, dense, float32",
@@ -72,7 +72,7 @@ def test_finished_stages_are_measured_once_and_the_page_lists_what_is_missing(be
     monkeypatch.setattr(benchmark, "_measured", lambda *_: 1 // 0)  # nothing is measured again
     assert rehearse(benchmark, tmp_path, *chosen, "--only", "epoch*") == 0
     assert [command[0] for command in ran] == ["train"]
-    assert kept(tmp_path)["legs"] == found
+    assert kept(tmp_path)["stages"] == found
     with pytest.raises(SystemExit, match="batch"):
         rehearse(benchmark, tmp_path, "--batch", "3")
 
@@ -93,9 +93,9 @@ def test_tests_are_counted_file_by_file_and_resume_where_they_stopped(benchmark,
     monkeypatch.setattr(benchmark, "output_of", interrupted)
     arguments = ("--only", "tests", "--tests", str(tmp_path / "tests"))
     assert rehearse(benchmark, tmp_path, *arguments) == 1
-    assert kept(tmp_path)["legs"] == {}
+    assert kept(tmp_path)["stages"] == {}
     assert rehearse(benchmark, tmp_path, *arguments) == 0
-    files = kept(tmp_path)["legs"]["tests"]["files"]
+    files = kept(tmp_path)["stages"]["tests"]["files"]
     assert [(each["passed"], each["failed"], len(each["names"])) for each in files.values()] == [(1, 1, 1)] * 2
     first, second = files
     assert ran == [str(tmp_path / "tests"), first, second, str(tmp_path / "tests"), second]

@@ -28,7 +28,7 @@ def checksums(saved: Mapping[str, Any]) -> dict[str, str]:
 def check_sums(saved: Mapping[str, Any]) -> None:
     """Check the entries of a state dict against its checksums.
 
-    Entries that have none are not checked: those that somebody has added, and all of a state dict that is older than
+    Entries that have none are not checked: those that a user has added, and all of a state dict that is older than
     checksums.
 
     Args:

@@ -88,7 +88,7 @@ def _check_not_joined(found: Iterable[tuple[Any, Any]], leaves: Sequence[Leaf]) 
         if len(leaves) > 1 and tuple(like.shape) == (size,):
             raise InputError(
                 f"the optimizer's state has one vector of all {size:,} parameters, {path_name(path)}, as optax.flatten "
-                "makes it, in which the entries of inactive weights cannot be told; leave optax.flatten out"
+                "makes it, in which the entries of inactive weights cannot be found; leave optax.flatten out"
             )
 
 

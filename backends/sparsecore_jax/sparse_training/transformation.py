@@ -222,9 +222,9 @@ def check_outermost(optimizer: Any, params: PyTree) -> None:
     if inside:
         raise InputError(
             f"the optimizer has a {type(inside[0]).__name__} within another transformation, where steps that it "
-            "accumulates or rejects cannot be told from others; let one of optax.MultiSteps and optax.apply_if_finite "
-            "be the outermost, as in optax.MultiSteps(optax.chain(...), ...), which skips gradients by its "
-            "should_skip_update_fn="
+            "accumulates or rejects cannot be distinguished from others; let one of optax.MultiSteps and "
+            "optax.apply_if_finite be the outermost, as in optax.MultiSteps(optax.chain(...), ...), which skips "
+            "gradients by its should_skip_update_fn="
         )
 
 
