@@ -1,5 +1,6 @@
 """Counterexamples are small, and their output fits on a screen."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -8,10 +9,13 @@ import attrs
 import numpy as np
 import pytest
 from command_line import said, sparsecore
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from mutants_of_strategies import MUTANTS, Sound
 
 from sparsecore import hookimpl
 from sparsecore.testing.counterexamples import describe_failure, rows
+from sparsecore.testing.promises import Promise
 from sparsecore.testing.search import Status, check_promise
 from sparsecore.testing.strategy_promises import STRATEGY_PROMISES
 from sparsecore.testing.subjects import StrategySubject
@@ -59,6 +63,17 @@ def test_a_flaky_promise_shows_the_smallest_failing_example_seen():
     result = check_promise(PROMISES["prune"], StrategySubject.of(SometimesBroken()))
     assert result.status is Status.BROKEN
     assert 10 < len(result.example.positions) < 60
+
+
+def test_an_error_that_comes_and_goes_and_is_not_about_the_promise_is_raised():
+    calls = itertools.count()
+
+    def fails_once(_subject, _example):
+        if next(calls) == 0:
+            raise OSError("the disk was busy")
+
+    with pytest.raises(Flaky):
+        check_promise(Promise("writes", "it writes", lambda _: st.none(), fails_once), None, examples=1)
 
 
 def test_a_reason_stays_short_however_long_the_error():

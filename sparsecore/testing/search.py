@@ -78,6 +78,9 @@ def check_promise(
         examples: how many examples to draw, before the promise's own fraction is applied.
         first_seed: the seed of the draws; the same seed gives the same examples.
         shrink: whether to look for a smaller example if one breaks the promise.
+
+    Raises:
+        hypothesis.errors.Flaky: an example raised an error that is not about the promise, and did not when repeated.
     """
     if not promise.applies(subject):
         return CheckResult(promise, Status.NOT_APPLICABLE, "it is not promised")
@@ -87,7 +90,10 @@ def check_promise(
     except BrokenPromiseError as broken:
         return CheckResult(promise, Status.BROKEN, str(broken), checker.last_broken, checker.checked)
     except Flaky:
-        return _sometimes_broken(checker, promise, subject, number, first_seed)
+        broken_at_times = _sometimes_broken(checker, promise, subject, number, first_seed)
+        if broken_at_times is None:  # another error came and went, which is not about the promise
+            raise
+        return broken_at_times
     except (Unsatisfiable, _NoneConclusiveError):
         status = Status.REFUSED if checker.all_refused else Status.NOT_CHECKED
         return CheckResult(promise, status, checker.reason)
@@ -117,12 +123,18 @@ _REPEATS = 6
 
 def _sometimes_broken(
     checker: "_ExampleChecker", promise: Promise, subject: Any, examples: int, first_seed: int
-) -> CheckResult:
-    """Search again with repeated checks, because hypothesis stops where an example gives different results."""
+) -> CheckResult | None:
+    """Search again with repeated checks, because hypothesis stops where an example gives different results.
+
+    Returns:
+        The smallest example of both searches that breaks the promise; None if none does.
+    """
     patient = _ExampleChecker(promise, subject, repeats=_REPEATS)
     with suppress(BrokenPromiseError, Flaky, Unsatisfiable, _NoneConclusiveError):
         _search_in_batches(patient, examples, first_seed, shrink=True)
     found = [example for example in (checker.smallest, patient.smallest) if example is not None]
+    if not found:
+        return None
     reason = patient.reason if patient.smallest is not None else checker.reason
     return CheckResult(promise, Status.BROKEN, f"{reason}, but not each time", min(found, key=_length), checker.checked)
 
