@@ -16,7 +16,7 @@ from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.kernels.functions import Computation, LayerKind, active_weights, sparse_layer
 from sparsecore_torch.sparse_training.regions.compilation import CompiledModel, reduced_to
 from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
-from sparsecore_torch.sparse_training.regions.region import check_untransformed
+from sparsecore_torch.sparse_training.regions.transforms import check_untransformed
 from sparsecore_torch.sparse_training.storage import sparse_weights
 from sparsecore_torch.sparse_training.storage.compact_modules import active_values
 from sparsecore_torch.sparse_training.storage.scripting import refuse_script

@@ -18,7 +18,7 @@ from sparsecore_torch._torch_internals import (
 )
 from sparsecore_torch.sparse_training.regions.decisions import Decisions
 from sparsecore_torch.sparse_training.regions.graph import Cut, cut
-from sparsecore_torch.sparse_training.regions.region import check_untransformed
+from sparsecore_torch.sparse_training.regions.transforms import check_untransformed
 from sparsecore_torch.sparse_training.storage.scripting import refuse_script
 from sparsecore_torch.sparse_training.storage.sparse_weights import cutting
 

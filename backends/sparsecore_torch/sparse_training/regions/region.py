@@ -1,6 +1,6 @@
 """A part of a compiled model that runs on the kernels as a whole, as one function of autograd."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count, groupby
@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import are_transforms_active, is_batched, is_forward_mode_active, keeps_graph
+from sparsecore_torch._torch_internals import keeps_graph
 from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
+from sparsecore_torch.sparse_training.regions.joined_products import is_joined, joined_products, with_joined_products
 from sparsecore_torch.sparse_training.regions.passing import Passed, tensor_of
 from sparsecore_torch.sparse_training.regions.program import Program, masked_weights
 from sparsecore_torch.sparse_training.regions.results import Output, Result
+from sparsecore_torch.sparse_training.regions.transforms import check_first_order
 from sparsecore_torch.sparse_training.regions.unbinding import with_unbind
 from sparsecore_torch.sparse_training.regions.weights import RegionInput
 from sparsecore_torch.sparse_training.storage.compact_weights import compact_weights
@@ -40,7 +41,7 @@ class Region(nn.Module):
         self, graph: fx.GraphModule, results: Sequence[Result], tensors: Sequence[str], decisions: Decisions
     ) -> None:
         super().__init__()
-        self.graph = with_unbind(graph)
+        self.graph = with_joined_products(with_unbind(graph))
         self.tensors = tuple(dict.fromkeys(tensors))
         self._decisions = decisions
         self.results = tuple(results)
@@ -101,23 +102,31 @@ class Region(nn.Module):
                 results: tuple[Tensor, ...] = self.graph(*leaves)
                 if any(one.requires_grad for one in results):
                     wanted = [one for one, needed in zip(leaves, needs_gradient, strict=True) if needed]
-                    values = _differentiated(program.compact)
-                    wanted += values
+                    values = _differentiated(program.compact, joined_products(self.graph.graph))
+                    wanted += [piece for piece, _ in values]
                     made = [one for one in results if one.requires_grad]
                     gradients = [one.detach() for one in made]
                     found = torch.autograd.grad(made, wanted, gradients, allow_unused=True)
-                    joined = [one for one in found[len(found) - len(values) :] if one is not None]
-                    if joined:  # which the kernels do not need, as they write into the joined gradient itself
-                        torch.cat(joined)
+                    pieces = zip(found[len(found) - len(values) :], values, strict=True)
+                    copied = [one for one, (_, is_copied) in pieces if one is not None and is_copied]
+                    if copied:  # which the kernels do not need, as they write into the joined gradient itself
+                        torch.cat(copied)
 
         return Ways(sparse, dense)
 
 
-def _differentiated(compact: Iterable[tuple[int, int]]) -> list[Tensor]:
-    """The values that dense weights of compact storage are made of, and not those that a region is given for them."""
-    found: list[Tensor] = []
+def _differentiated(
+    compact: Iterable[tuple[int, int]], joined: Container[tuple[int, int]]
+) -> list[tuple[Tensor, bool]]:
+    """Return the values that dense weights of compact storage are made of, and whether their gradients are copied.
+
+    They are not those that a region is given for them.
+    """
+    found: list[tuple[Tensor, bool]] = []
     for key, several in groupby(sorted(compact), key=itemgetter(0)):
-        found += compact_weights(key).differentiated([index for _, index in several])
+        weights, indices = compact_weights(key), [index for _, index in several]
+        is_copied = not all((key, index) in joined and is_joined(weights, index) for index in indices)
+        found += [(piece, is_copied) for piece in weights.differentiated(indices)]
     return found
 
 
@@ -288,37 +297,3 @@ class _RegionFunction(torch.autograd.Function):
 
 
 _region_function: Callable[..., tuple[Tensor, ...]] = _RegionFunction.apply
-
-
-def check_untransformed() -> None:
-    """Check that no transform of ``torch.func`` runs, and no forward mode.
-
-    Raises:
-        InputError: one does.
-    """
-    if are_transforms_active() or is_forward_mode_active():
-        raise InputError(
-            "layers that run through the sparse kernels have no transforms of torch.func (vmap, grad, jvp and others) "
-            "and no forward mode; take kernels='dense', or transform export.squashed_copy(training)"
-        )
-
-
-def check_first_order(gradient: Tensor) -> None:
-    """Check that one ordinary backward pass is running.
-
-    Args:
-        gradient: of an output.
-
-    Raises:
-        InputError: several backward passes run at once, or this one is to be differentiated itself.
-    """
-    if is_batched(gradient):
-        raise InputError(
-            "layers that run through the sparse kernels compute one backward pass at a time, and this one is of "
-            "several at once (is_grads_batched=True, vectorize=True); take kernels='dense', or one gradient at a time"
-        )
-    if torch.is_grad_enabled():
-        raise InputError(
-            "layers that run through the sparse kernels can be differentiated once, and this backward pass is to be "
-            "differentiated itself (create_graph=True); take kernels='dense' for second derivatives"
-        )

@@ -238,6 +238,15 @@ class CompactWeights:
         self._pieces, self._joined = (), None
         self._saved.remove()
 
+    def is_full(self, index: int) -> bool:
+        """Return whether the values of a tensor, in float32 on the CPU, are the dense tensor.
+
+        Args:
+            index: of the tensor in the layout.
+        """
+        values = self.values
+        return _is_dense(self.topology, index) and values.dtype is torch.float32 and values.device.type == "cpu"
+
     def active_gradient(self, index: int, topology: Topology, gradient: Tensor) -> Tensor:
         """Return the active entries of a dense gradient.
 
