@@ -8,8 +8,9 @@ import pytest
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.ranks import SingleProcess
 from sparsecore.run.folder import RunFolder
+from sparsecore.run.participants import writing_participant
 from sparsecore.run.setup import set_up
-from sparsecore.run.training import Callback, writing_participant
+from sparsecore.run.training import Callback
 
 
 class StopsAt(Callback):

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from sparsify_examples import loss_at, mlp
 
 from sparsecore_torch import sparsify
-from sparsecore_torch._torch_internals import move_to_front
+from sparsecore_torch._torch_internals.optimizers import move_to_front
 from sparsecore_torch.sparse_training.storage import nonzero_roots
 
 OPTIMIZERS = {

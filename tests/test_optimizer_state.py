@@ -14,7 +14,7 @@ from torch import nn
 
 from sparsecore.errors import InputError
 from sparsecore_torch import describe_optimizer, sparsify
-from sparsecore_torch._torch_internals import is_accumulating
+from sparsecore_torch._torch_internals.autograd import is_accumulating
 from sparsecore_torch.sparse_training.optimizers.probe import probe, stand_in
 
 

@@ -12,11 +12,7 @@ from torch.autograd import forward_ad
 
 from sparsecore.errors import InputError
 from sparsecore_torch import sparsify
-from sparsecore_torch._torch_internals import (
-    are_transforms_active,
-    is_batched,
-    is_forward_mode_active,
-)
+from sparsecore_torch._torch_internals.autograd import are_transforms_active, is_batched, is_forward_mode_active
 from sparsecore_torch.sparse_training.export import squashed_copy
 
 STORED = [(storage, kernels) for storage in ("masked", "compact") for kernels in ("dense", "sparse")]

@@ -16,9 +16,10 @@ from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.ranks import SingleProcess
 from sparsecore.run.checkpoint import read_checkpoint
 from sparsecore.run.folder import RunFolder
+from sparsecore.run.participants import writing_participant
 from sparsecore.run.replay import replay
 from sparsecore.run.setup import set_up
-from sparsecore.run.training import Callback, writing_participant
+from sparsecore.run.training import Callback
 
 pytestmark = pytest.mark.usefixtures("quick_runs")
 

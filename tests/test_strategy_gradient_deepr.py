@@ -20,8 +20,8 @@ from sparsecore.experiment.assembly import assemble
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.host.learner import HostLearner
 from sparsecore.learning.ranks import SingleProcess
+from sparsecore.run.participants import reading_participant
 from sparsecore.run.setup import set_up
-from sparsecore.run.training import reading_participant
 from sparsecore_strategies.gradient_deepr import GradientDeepRewiring
 
 WIDE = Layout.of({"a": (200, 200)})

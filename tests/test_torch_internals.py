@@ -14,7 +14,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsecore_torch import _torch_internals as internals
+from sparsecore_torch._torch_internals import autograd, compilation, modules, optimizers, processes, tensors
 
 
 def says(what):
@@ -24,7 +24,7 @@ def says(what):
 def test_the_compiled_module_is_linked_with_the_threads_that_torch_computes_with():
     if "OpenMP" not in torch.__config__.parallel_info():
         pytest.skip("this torch computes without OpenMP")
-    runtime = ctypes.CDLL(internals.EXTENSION_FILE, mode=os.RTLD_NOLOAD)
+    runtime = ctypes.CDLL(processes.EXTENSION_FILE, mode=os.RTLD_NOLOAD)
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
@@ -44,7 +44,7 @@ def test_a_backward_pass_knows_whether_its_graph_is_kept():
 
         @staticmethod
         def backward(ctx, gradient):  # noqa: ARG004
-            kept.append(internals.keeps_graph())
+            kept.append(autograd.keeps_graph())
             return gradient
 
     loss = Asking.apply(torch.ones(2, requires_grad=True)).sum()
@@ -54,9 +54,9 @@ def test_a_backward_pass_knows_whether_its_graph_is_kept():
 
 
 def test_the_innermost_hooks_of_saved_tensors_are_found():
-    found = [internals.innermost_saved_tensor_hooks()]
+    found = [autograd.innermost_saved_tensor_hooks()]
     with torch.autograd.graph.saved_tensors_hooks(lambda one: one + 1, lambda one: one - 1):
-        found.append(internals.innermost_saved_tensor_hooks())
+        found.append(autograd.innermost_saved_tensor_hooks())
     assert found[0] is None, says("there seem to be hooks of saved tensors where there are none")
     assert [float(hook(torch.ones(1))) for hook in found[1]] == [2, 0], says("hooks of saved tensors are not found")
 
@@ -65,19 +65,19 @@ def test_modes_that_see_all_operations_are_known_to_be_active():
     from torch.overrides import TorchFunctionMode
     from torch.utils.flop_counter import FlopCounterMode
 
-    seen = [internals.is_mode_active()]
+    seen = [autograd.is_mode_active()]
     for mode in (FlopCounterMode(display=False), TorchFunctionMode()):
         with mode:
-            seen.append(internals.is_mode_active())
+            seen.append(autograd.is_mode_active())
     with torch.device("cpu"):
-        seen.append(internals.is_mode_active())
+        seen.append(autograd.is_mode_active())
     assert seen == [False, True, True, False], says("active modes are not found")
 
 
 def test_a_dispatch_mode_sees_the_operations_below_autograd():
     seen = []
 
-    class Mode(internals.TorchDispatchMode):
+    class Mode(autograd.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             seen.append(function.overloadpacket)
             return function(*args, **(kwargs or {}))
@@ -97,16 +97,16 @@ def test_models_are_traced_with_fake_tensors_and_each_has_its_own_recompilations
     def backend(module, _):
         compilations.append(module)
         given = [node.meta.get("example_value") for node in module.graph.nodes]
-        fake.extend(internals.is_fake(one) for one in given if isinstance(one, torch.Tensor))
+        fake.extend(tensors.is_fake(one) for one in given if isinstance(one, torch.Tensor))
         return module
 
     for _ in range(12):  # more models than torch compiles the same code for by default
-        compiled = internals.compiled_apart(scaled, partial(backend))
+        compiled = compilation.compiled_apart(scaled, partial(backend))
         for factor in (2, 3):
-            with internals.compiling_anything():
+            with compilation.compiling_anything():
                 compiled(torch.ones(2), float(factor))
     assert all(fake), says("the tensors that a model is traced with are no FakeTensors")
-    assert not internals.is_fake(torch.ones(1))
+    assert not tensors.is_fake(torch.ones(1))
     assert len(compilations) >= 12, says("models that run the same code share what is compiled for them")
 
 
@@ -115,7 +115,7 @@ def test_code_that_cannot_be_traced_runs_as_it_is_on_request():
         raise ValueError("this backend compiles nothing")
 
     compiled = torch.compile(lambda x: x + 1, backend=failing)
-    with internals.compiling_anything():
+    with compilation.compiling_anything():
         result = compiled(torch.ones(2))
     assert result.tolist() == [2, 2], says("errors of a compiler end the call that is compiled")
 
@@ -124,7 +124,7 @@ def test_hooks_of_modules_are_looked_for_at_each_call_of_a_compiled_model():
     module, seen = torch.nn.Sequential(torch.nn.ReLU()), []
     compiled = torch.compile(module.forward, backend="eager")
     for expected in ([], ["hook"]):
-        with internals.compiling_anything():
+        with compilation.compiling_anything():
             compiled(torch.ones(2))
         assert seen == expected, says("a compiled model runs without hooks that its modules were given later")
         module[0].register_forward_hook(lambda *_: seen.append("hook"))
@@ -134,7 +134,7 @@ def test_code_that_cannot_be_traced_is_logged_in_one_line(caplog, monkeypatch):
     logger = logging.getLogger("torch._dynamo.convert_frame")
     monkeypatch.setattr(logger, "propagate", False)  # whether torch's loggers do depends on its version
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
-    with internals.compiling_anything():
+    with compilation.compiling_anything():
         logger.warning("not converted %s\nTraceback\n  a line of it\ntorch._dynamo.exc.Unsupported: why\n", "forward")
     logger.warning("two\nlines")
     assert caplog.messages == ["not converted forward: torch._dynamo.exc.Unsupported: why", "two\nlines"]
@@ -142,49 +142,49 @@ def test_code_that_cannot_be_traced_is_logged_in_one_line(caplog, monkeypatch):
 
 def test_writes_to_a_tensor_are_counted_and_writes_through_data_are_not():
     tensor = torch.zeros(3)
-    before = internals.write_count(tensor)
+    before = tensors.write_count(tensor)
     tensor.add_(1)
-    assert internals.write_count(tensor) == before + 1, says("an in-place operation no longer adds one to _version")
+    assert tensors.write_count(tensor) == before + 1, says("an in-place operation no longer adds one to _version")
     tensor[:2].mul_(2)
-    assert internals.write_count(tensor) == before + 2, says("writes to a view no longer count for its base")
+    assert tensors.write_count(tensor) == before + 2, says("writes to a view no longer count for its base")
     tensor.data.add_(1)
-    assert internals.write_count(tensor) == before + 2, says("writes through .data count now; sampling is not needed")
+    assert tensors.write_count(tensor) == before + 2, says("writes through .data count now; sampling is not needed")
 
 
 def test_indices_and_values_of_a_sparse_tensor_are_read_before_it_is_coalesced():
     sparse = torch.sparse_coo_tensor([[0, 0]], [1.0, 2.0], (3,), check_invariants=True)
-    indices, values = internals.coo_parts(sparse)
+    indices, values = tensors.coo_parts(sparse)
     assert (indices.tolist(), values.tolist()) == ([[0, 0]], [1.0, 2.0]), says("_indices or _values has changed")
 
 
 def test_tensors_that_share_memory_have_one_storage_identity():
     tensor = torch.zeros(4)
-    identity = internals.storage_identity(tensor)
-    assert identity == internals.storage_identity(tensor[1:]), says("views have storages of their own now")
+    identity = tensors.storage_identity(tensor)
+    assert identity == tensors.storage_identity(tensor[1:]), says("views have storages of their own now")
     assert identity == StorageWeakRef(tensor.untyped_storage()).cdata, says("_cdata is not StorageWeakRef's cdata")
-    assert identity != internals.storage_identity(torch.zeros(4)), says("_cdata is the same for different memory")
+    assert identity != tensors.storage_identity(torch.zeros(4)), says("_cdata is the same for different memory")
 
 
 def test_a_weak_reference_identifies_a_storage_as_long_as_it_exists():
     tensor = torch.arange(3.0)
     reference = StorageWeakRef(tensor.untyped_storage())
-    found = internals.storage_of_weak_reference(reference.cdata)
+    found = tensors.storage_of_weak_reference(reference.cdata)
     assert found is not None, says("_new_with_weak_ptr does not find a storage that exists")
     assert found.data_ptr() == tensor.data_ptr(), says("_new_with_weak_ptr finds another storage")
     del tensor, found
-    assert internals.storage_of_weak_reference(reference.cdata) is None, says("_new_with_weak_ptr finds what is gone")
+    assert tensors.storage_of_weak_reference(reference.cdata) is None, says("_new_with_weak_ptr finds what is gone")
 
 
 def test_base_classes_are_those_of_convolutions_and_norms():
     for layer in (nn.Conv1d, nn.Conv2d, nn.ConvTranspose3d):
-        assert issubclass(layer, internals.CONVOLUTION_BASE), says(f"{layer.__name__} is not derived from _ConvNd")
+        assert issubclass(layer, modules.CONVOLUTION_BASE), says(f"{layer.__name__} is not derived from _ConvNd")
     for layer in (nn.BatchNorm1d, nn.SyncBatchNorm, nn.InstanceNorm2d):
-        assert issubclass(layer, internals.NORM_BASE), says(f"{layer.__name__} is not derived from _NormBase")
+        assert issubclass(layer, modules.NORM_BASE), says(f"{layer.__name__} is not derived from _NormBase")
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d, nn.Linear])
 def test_forward_methods_are_methods_of_layers(layer):
-    methods = [name for name in internals.FORWARD_METHODS if hasattr(layer, name)]
+    methods = [name for name in modules.FORWARD_METHODS if hasattr(layer, name)]
     assert "forward" in methods, says(f"{layer.__name__} has no forward")
     assert ("_conv_forward" in methods) == (layer is nn.Conv2d), says("Conv2d computes in another method")
 
@@ -192,17 +192,17 @@ def test_forward_methods_are_methods_of_layers(layer):
 def test_a_compiled_module_keeps_the_original_under_its_name():
     model = nn.Linear(2, 2)
     compiled = torch.compile(model, backend="eager")
-    children = internals.own_modules(compiled)
-    assert children.get(internals.COMPILED_MODULE) is model, says("torch.compile keeps the module under another name")
+    children = modules.own_modules(compiled)
+    assert children.get(modules.COMPILED_MODULE) is model, says("torch.compile keeps the module under another name")
 
 
 def test_dicts_of_a_module_are_what_its_attributes_are_read_from():
     model = nn.Sequential(nn.BatchNorm1d(2))
     norm = model[0]
-    assert internals.own_modules(model)["0"] is norm, says("_modules is not the dict of children")
-    assert internals.own_parameters(norm)["weight"] is norm.weight, says("_parameters is not the dict of parameters")
-    assert internals.own_buffers(norm)["running_mean"] is norm.running_mean, says("_buffers is not the dict of buffers")
-    weight = internals.own_parameters(norm)["weight"] = nn.Parameter(torch.zeros(2))
+    assert modules.own_modules(model)["0"] is norm, says("_modules is not the dict of children")
+    assert modules.own_parameters(norm)["weight"] is norm.weight, says("_parameters is not the dict of parameters")
+    assert modules.own_buffers(norm)["running_mean"] is norm.running_mean, says("_buffers is not the dict of buffers")
+    weight = modules.own_parameters(norm)["weight"] = nn.Parameter(torch.zeros(2))
     assert norm.weight is weight, says("writing to _parameters does not change the attribute")
 
 
@@ -216,7 +216,7 @@ def test_module_hooks_are_removed_by_their_identity_and_others_stay():
         model.register_state_dict_post_hook(lambda *_: called.append("saved")),
         model.register_load_state_dict_pre_hook(lambda *_: called.append("loading")),
     ]
-    internals.remove_module_hooks(model, [handle.id for handle in handles])
+    modules.remove_module_hooks(model, [handle.id for handle in handles])
     model(torch.zeros(1, 2))
     model.load_state_dict(model.state_dict())
     assert called == ["other"], says(f"hooks of modules are kept in other dicts: {called} were called")
@@ -226,14 +226,14 @@ def test_module_hooks_are_removed_by_their_identity_and_others_stay():
 @pytest.mark.parametrize(("padding", "expected"), [(1, (1, 1, 1, 1)), ("same", (2, 2, 1, 1)), ("valid", (0, 0, 0, 0))])
 def test_padding_of_a_convolution_is_given_by_side(padding, expected):
     layer = nn.Conv2d(1, 1, (3, 5), padding=padding)
-    assert internals.convolution_padding(layer) == expected, says("_reversed_padding_repeated_twice has changed")
+    assert modules.convolution_padding(layer) == expected, says("_reversed_padding_repeated_twice has changed")
 
 
 def test_assignments_of_the_training_flag_are_recognised_in_setattr():
     class Asked:
         @property
         def __class__(self):
-            found.append(internals.is_set_as_training_flag(self, sys._getframe(1)))
+            found.append(modules.is_set_as_training_flag(self, sys._getframe(1)))
             return Asked
 
     found = []
@@ -246,17 +246,17 @@ def test_assignments_of_the_training_flag_are_recognised_in_setattr():
 
 def test_names_that_ddp_is_told_to_ignore_are_kept_on_the_model():
     model = nn.Linear(2, 2)
-    assert internals.names_ignored_by_ddp(model) == frozenset()
+    assert modules.names_ignored_by_ddp(model) == frozenset()
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ["bias"])
-    assert internals.names_ignored_by_ddp(model) == {"bias"}, says("DistributedDataParallel keeps the names elsewhere")
+    assert modules.names_ignored_by_ddp(model) == {"bias"}, says("DistributedDataParallel keeps the names elsewhere")
 
 
 def test_hooks_of_a_tensor_are_in_the_dicts_that_are_read():
     parameter = nn.Parameter(torch.zeros(2))
-    assert internals.tensor_hooks(parameter) == {"_backward_hooks": None, "_post_accumulate_grad_hooks": None}
+    assert autograd.tensor_hooks(parameter) == {"_backward_hooks": None, "_post_accumulate_grad_hooks": None}
     parameter.register_hook(lambda gradient: gradient)
     parameter.register_post_accumulate_grad_hook(lambda _: None)
-    for name, hooks in internals.tensor_hooks(parameter).items():
+    for name, hooks in autograd.tensor_hooks(parameter).items():
         assert len(hooks) == 1, says(f"{name} does not hold the hooks of a tensor")
 
 
@@ -264,18 +264,18 @@ def test_a_leaf_distinguishes_accumulation_from_torch_autograd_grad():
     weight = nn.Parameter(torch.ones(2))
     node = torch.autograd.graph.get_gradient_edge(weight).node
     answers = []
-    weight.register_hook(lambda _: answers.append(internals.is_accumulating(node)))
+    weight.register_hook(lambda _: answers.append(autograd.is_accumulating(node)))
     weight.sum().backward()
     torch.autograd.grad(weight.sum(), [weight])
     assert answers == [True, False], says(f"_will_engine_execute_node answers {answers} in backward() and grad()")
-    assert not internals.is_accumulating(node), says("_will_engine_execute_node answers outside of a backward pass")
+    assert not autograd.is_accumulating(node), says("_will_engine_execute_node answers outside of a backward pass")
 
 
 def test_transforms_and_forward_mode_are_noticed():
     states = []
 
     def note(x):
-        states.append((internals.are_transforms_active(), internals.is_forward_mode_active()))
+        states.append((autograd.are_transforms_active(), autograd.is_forward_mode_active()))
         return x * 2
 
     x = torch.ones(2)
@@ -291,7 +291,7 @@ def test_tracing_is_noticed():
     states = []
 
     def note(x):
-        states.append(internals.is_tracing())
+        states.append(autograd.is_tracing())
         return x * 2
 
     note(torch.ones(2))
@@ -302,7 +302,7 @@ def test_tracing_is_noticed():
 def test_batched_gradients_are_recognised():
     weight = nn.Parameter(torch.ones(2))
     answers = []
-    weight.register_hook(lambda gradient: answers.append(internals.is_batched(gradient)))
+    weight.register_hook(lambda gradient: answers.append(autograd.is_batched(gradient)))
     torch.autograd.grad(weight * 1, [weight], torch.eye(2), is_grads_batched=True)
     torch.autograd.grad((weight * 1).sum(), [weight])
     assert answers == [True, False], says("the dispatch keys of batched tensors have other names")
@@ -320,10 +320,10 @@ def test_an_optimizer_runs_its_own_step_hooks_and_a_forwarding_wrapper_does_not(
             self.inner.step()
 
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    assert internals.runs_step_hooks(optimizer), says("optimizers keep their hooks elsewhere, or step is not marked")
-    assert not internals.runs_step_hooks(Forwarding(optimizer))
-    assert internals.is_hooks_attribute("_optimizer_step_pre_hooks")
-    assert any(map(internals.is_hooks_attribute, vars(optimizer))), says("attributes with hooks have other names")
+    assert optimizers.runs_step_hooks(optimizer), says("optimizers keep their hooks elsewhere, or step is not marked")
+    assert not optimizers.runs_step_hooks(Forwarding(optimizer))
+    assert optimizers.is_hooks_attribute("_optimizer_step_pre_hooks")
+    assert any(map(optimizers.is_hooks_attribute, vars(optimizer))), says("attributes with hooks have other names")
 
 
 def test_a_step_without_hooks_runs_none():
@@ -332,7 +332,7 @@ def test_a_step_without_hooks_runs_none():
     parameter.grad = torch.ones(1)
     optimizer = torch.optim.SGD([parameter], lr=0.5)
     optimizer.register_step_post_hook(lambda *_: called.append(True))
-    internals.step_without_hooks(type(optimizer))(optimizer)
+    optimizers.step_without_hooks(type(optimizer))(optimizer)
     assert (called, parameter.item()) == ([], 0.5), says("the step under torch's own wrapper is found in another way")
 
 
@@ -341,7 +341,7 @@ def test_a_hook_that_is_moved_to_the_front_runs_first():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     optimizer.register_step_post_hook(lambda *_: called.append("first"))
     last = optimizer.register_step_post_hook(lambda *_: called.append("last"))
-    internals.move_to_front(optimizer, last)
+    optimizers.move_to_front(optimizer, last)
     optimizer.step()
     assert called == ["last", "first"], says("post-step hooks run in another order than that of their dict")
 
@@ -353,7 +353,7 @@ def test_the_inner_one_of_two_nested_steps_is_recognised():
 
     answers = []
     optimizer = Derived([nn.Parameter(torch.zeros(1))], lr=0.1)
-    optimizer.register_step_pre_hook(lambda own, *_: answers.append(internals.is_within_own_step(own)))
+    optimizer.register_step_pre_hook(lambda own, *_: answers.append(optimizers.is_within_own_step(own)))
     optimizer.step()
     assert answers == [False, True], says("torch runs the hooks of a step from another function")
 
@@ -363,10 +363,10 @@ def test_the_default_store_is_that_of_the_process_group(tmp_path):
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        internals.default_store().set("key", "value")
-        assert internals.default_store().get("key") == b"value", says("_get_default_store gives no store")
+        processes.default_store().set("key", "value")
+        assert processes.default_store().get("key") == b"value", says("_get_default_store gives no store")
         vector = torch.ones(2, requires_grad=True)
-        (internals.differentiable_sum(vector) * torch.tensor([2.0, 3.0])).sum().backward()
+        (processes.differentiable_sum(vector) * torch.tensor([2.0, 3.0])).sum().backward()
         assert vector.grad.tolist() == [2.0, 3.0], says("the functional all_reduce sums otherwise")
     finally:
         dist.destroy_process_group()
@@ -382,7 +382,7 @@ def test_a_length_marked_unbacked_does_not_recompile():
     compiled = torch.compile(lambda vector: vector * 2, fullgraph=True, backend=backend)
     for length in (5, 7, 11):
         vector = torch.ones(length)
-        internals.mark_unbacked(vector, 0)
+        compilation.mark_unbacked(vector, 0)
         compiled(vector)
     assert len(compilations) == 1, says(f"{len(compilations)} lengths were compiled for 3 vectors of unbacked length")
 
@@ -391,22 +391,22 @@ def test_errors_of_the_compiler_have_their_classes():
     def refuse(*_):
         raise RuntimeError("no compiler")
 
-    with pytest.raises(internals.BackendCompilerFailed):
+    with pytest.raises(compilation.BackendCompilerFailed):
         torch.compile(lambda x: x + 1, backend=refuse)(torch.ones(1))
-    with pytest.raises(internals.Unsupported):
+    with pytest.raises(compilation.Unsupported):
         torch.compile(lambda x: torch._dynamo.graph_break() or x, fullgraph=True, backend="eager")(torch.ones(1))
 
 
 def test_tensors_of_nested_values_are_found_and_changed():
     tree = {"a": [torch.zeros(1), 2], "b": (torch.ones(1),)}
-    assert len([leaf for leaf in internals.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]) == 2
-    doubled = internals.tree_map_only(torch.Tensor, lambda tensor: tensor * 2, tree)
+    assert len([leaf for leaf in tensors.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]) == 2
+    doubled = tensors.tree_map_only(torch.Tensor, lambda tensor: tensor * 2, tree)
     assert (doubled["b"][0].item(), doubled["a"][1]) == (2.0, 2), says("tree_map_only changes something else")
 
 
 def test_plain_tensors_are_not_recognised_as_wrappers():
-    assert not internals.is_traceable_wrapper_subclass(torch.zeros(1))
-    assert not internals.is_traceable_wrapper_subclass(nn.Parameter(torch.zeros(1)))
+    assert not tensors.is_traceable_wrapper_subclass(torch.zeros(1))
+    assert not tensors.is_traceable_wrapper_subclass(nn.Parameter(torch.zeros(1)))
 
 
 def test_copies_are_made_by_the_copying_operations():
@@ -416,8 +416,8 @@ def test_copies_are_made_by_the_copying_operations():
         made.append(tensors)
         return 0
 
-    setattr(formula, internals.RAW_FORMULA, True)
-    with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(internals.COPYING_OPERATIONS, formula)):
+    setattr(formula, tensors.RAW_FORMULA, True)
+    with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(tensors.COPYING_OPERATIONS, formula)):
         torch.ones(2, 3).t().contiguous()
         torch.ones(2, 3).double()
     assert len(made) == 2, says("a copy is made by another operation")
@@ -430,7 +430,7 @@ def test_a_marked_formula_of_the_flop_counter_gets_tensors():
         given.extend([*tensors, out_val])
         return 5
 
-    setattr(formula, internals.RAW_FORMULA, True)
+    setattr(formula, tensors.RAW_FORMULA, True)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mm: formula}) as counter:
         torch.ones(2, 3) @ torch.ones(3, 4)
     assert counter.get_total_flops() == 5

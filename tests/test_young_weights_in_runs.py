@@ -13,8 +13,9 @@ from sparsecore.errors import InputError
 from sparsecore.experiment.experiment import Experiment
 from sparsecore.learning.ranks import SingleProcess
 from sparsecore.run.folder import RunFolder
+from sparsecore.run.participants import writing_participant
 from sparsecore.run.setup import set_up
-from sparsecore.run.training import Callback, writing_participant
+from sparsecore.run.training import Callback
 from sparsecore_numpy import NumpyBackend
 
 pytestmark = pytest.mark.usefixtures("quick_runs")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsecore_torch._torch_internals import coo_parts, is_traceable_wrapper_subclass
+from sparsecore_torch._torch_internals.tensors import coo_parts, is_traceable_wrapper_subclass
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -21,8 +21,9 @@ from sparsecore.learning.ranks import Ranks, launch, ranks_of
 from sparsecore.run.folder import RunFolder, create_numbered, free_path
 from sparsecore.run.identity import identity
 from sparsecore.run.logs import Result
+from sparsecore.run.participants import Participant, reading_participant, writing_participant
 from sparsecore.run.setup import Setup, set_up
-from sparsecore.run.training import Callback, Finished, Participant, conclude, reading_participant, writing_participant
+from sparsecore.run.training import Callback, Finished, conclude
 
 
 @attrs.frozen(eq=False)

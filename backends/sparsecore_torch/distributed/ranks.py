@@ -23,7 +23,7 @@ from sparsecore.engine.groups import AnyAdvance
 from sparsecore.engine.schedules import Clock
 from sparsecore.errors import DisagreementError, InputError, SparsecoreError
 from sparsecore.learning.ranks import RANK_TIMEOUT, Launch, Ranks, SingleProcess, launch, rank_timeout
-from sparsecore_torch._torch_internals import default_store
+from sparsecore_torch._torch_internals.processes import default_store
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.distributed.agreement import Exchange, Matter, Report, Verdict, named, wait_for
 from sparsecore_torch.distributed.digests import Pace, digests, fingerprint

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from sparsecore.errors import InputError
 from sparsecore.learning.protocols import Model, Operations
-from sparsecore_torch._torch_internals import BackendCompilerFailed, Unsupported, mark_unbacked
+from sparsecore_torch._torch_internals.compilation import BackendCompilerFailed, Unsupported, mark_unbacked
 from sparsecore_torch.experiment.layers import SPARSE, SPARSE_OPERATORS, TIED, TIED_OPERATORS, Layers
 
 Program: TypeAlias = Callable[[Mapping[str, Any], Tensor], Tensor]

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sparsecore.data.images import Batch
 from sparsecore.learning.operations import EPSILON, STATISTICS_MOMENTUM, check_batch_statistics
 from sparsecore.learning.ranks import Ranks
-from sparsecore_torch._torch_internals import differentiable_sum
+from sparsecore_torch._torch_internals.processes import differentiable_sum
 from sparsecore_torch.distributed.ranks import TorchRanks
 from sparsecore_torch.experiment.compilation import Forward
 from sparsecore_torch.experiment.operations import Normalization, by_batch

@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import COMPILED_MODULE
+from sparsecore_torch._torch_internals.modules import COMPILED_MODULE
 from sparsecore_torch.tensors import local_shard, shard_like
 
 Average = Callable[[Tensor, Tensor, Tensor | int], Tensor]

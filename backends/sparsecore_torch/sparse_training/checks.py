@@ -16,12 +16,8 @@ from torch.nn.parameter import UninitializedParameter
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, listed
 from sparsecore.sparse_training.lost_weights import MANY_ZEROS, warn_of_loss
-from sparsecore_torch._torch_internals import (
-    COMPILED_MODULE,
-    is_set_as_training_flag,
-    own_parameters,
-    storage_of_weak_reference,
-)
+from sparsecore_torch._torch_internals.modules import COMPILED_MODULE, is_set_as_training_flag, own_parameters
+from sparsecore_torch._torch_internals.tensors import storage_of_weak_reference
 from sparsecore_torch.arrays import gather_active
 from sparsecore_torch.sparse_training.model.parameters import (
     NamedParameter,

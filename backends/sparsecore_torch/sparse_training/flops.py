@@ -13,7 +13,8 @@ from sparsecore.engine.arrays import Counts
 from sparsecore.engine.groups import GroupPlans, GroupStates
 from sparsecore.errors import InputError
 from sparsecore.learning.flops import Flops, ForwardPass, StepSums, flops
-from sparsecore_torch._torch_internals import TorchDispatchMode, storage_identity
+from sparsecore_torch._torch_internals.autograd import TorchDispatchMode
+from sparsecore_torch._torch_internals.tensors import storage_identity
 from sparsecore_torch.sparse_training.model.parameters import named_parameters
 from sparsecore_torch.sparse_training.storage.compact_modules import plain_copy
 from sparsecore_torch.tensors import is_sharded

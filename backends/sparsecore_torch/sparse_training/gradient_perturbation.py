@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import is_within_own_step
+from sparsecore_torch._torch_internals.optimizers import is_within_own_step
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure

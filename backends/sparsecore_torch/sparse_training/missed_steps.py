@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import own_buffers, own_modules, own_parameters, tensor_hooks, write_count
+from sparsecore_torch._torch_internals.autograd import tensor_hooks
+from sparsecore_torch._torch_internals.modules import own_buffers, own_modules, own_parameters
+from sparsecore_torch._torch_internals.tensors import write_count
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, own_parameter
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
 from sparsecore_torch.sparse_training.storage.compact_modules import weights_of

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from sparsecore.errors import InputError, listed
-from sparsecore_torch._torch_internals import COPYING_OPERATIONS, RAW_FORMULA
+from sparsecore_torch._torch_internals.tensors import COPYING_OPERATIONS, RAW_FORMULA
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.copies import undisturbed
 from sparsecore_torch.tensors import has_memory

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sparsecore_torch._torch_internals import tensor_hooks
+from sparsecore_torch._torch_internals.autograd import tensor_hooks
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers, states_of, tensors_in

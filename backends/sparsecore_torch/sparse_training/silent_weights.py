@@ -16,7 +16,7 @@ from sparsecore.engine.forward_view import SilentValues, VisibleWeights
 from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import is_within_own_step
+from sparsecore_torch._torch_internals.optimizers import is_within_own_step
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given

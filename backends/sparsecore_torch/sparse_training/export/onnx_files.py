@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore.extras import require
-from sparsecore_torch._torch_internals import tree_leaves, tree_map_only
+from sparsecore_torch._torch_internals.tensors import tree_leaves, tree_map_only
 from sparsecore_torch.sparse_training.export.plain import squashed_copy
 from sparsecore_torch.sparse_training.training import SparseTraining
 

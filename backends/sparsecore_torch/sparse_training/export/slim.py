@@ -8,7 +8,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore_torch.sparse_training.checks import check_is_plain, check_not_in_training
-from sparsecore_torch.sparse_training.export.channels import Channels, Feature, Space
+from sparsecore_torch.sparse_training.export.channels import Channels
+from sparsecore_torch.sparse_training.export.features import Feature, Space
 from sparsecore_torch.sparse_training.model.parameters import unwrapped
 from sparsecore_torch.sparse_training.storage.compact_modules import plain_copy
 from sparsecore_torch.sparse_training.training import SparseTraining

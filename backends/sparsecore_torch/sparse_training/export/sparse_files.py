@@ -24,7 +24,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from sparsecore.errors import InputError, listed
 from sparsecore.extras import require
 from sparsecore.formats import KEY, SPARSE_MODEL
-from sparsecore_torch._torch_internals import COMPILED_MODULE
+from sparsecore_torch._torch_internals.modules import COMPILED_MODULE
 from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.checks import check_is_plain, check_not_in_training
 from sparsecore_torch.sparse_training.export.plain import squashed_copy

@@ -12,7 +12,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError, listed
-from sparsecore_torch._torch_internals import EXTENSION_FILE, FORWARD_METHODS, own_parameters
+from sparsecore_torch._torch_internals.modules import FORWARD_METHODS, own_parameters
+from sparsecore_torch._torch_internals.processes import EXTENSION_FILE
 from sparsecore_torch.sparse_training.model.selection import Selection
 from sparsecore_torch.sparse_training.regions.decisions import Decisions
 from sparsecore_torch.sparse_training.storage.storage import Storage

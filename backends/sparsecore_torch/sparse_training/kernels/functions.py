@@ -19,7 +19,7 @@ from sparsecore_cpu._kernels import Activation, Kernels
 from sparsecore_cpu.layer import Layer, buffer_of
 from sparsecore_cpu.runtime import Buffer, Floats, Form
 from sparsecore_cpu.window import Padding, Window
-from sparsecore_torch._torch_internals import convolution_padding
+from sparsecore_torch._torch_internals.modules import convolution_padding
 from sparsecore_torch.sparse_training.regions.transforms import check_first_order
 from sparsecore_torch.sparse_training.storage.sparse_weights import SparseWeight
 

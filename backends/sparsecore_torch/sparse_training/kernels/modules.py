@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Bytes, Ledger
-from sparsecore_torch._torch_internals import is_tracing, own_parameters
+from sparsecore_torch._torch_internals.autograd import is_tracing
+from sparsecore_torch._torch_internals.modules import own_parameters
 from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.kernels.functions import Computation, LayerKind, active_weights, sparse_layer
 from sparsecore_torch.sparse_training.regions.compilation import CompiledModel, reduced_to

@@ -9,7 +9,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import COMPILED_MODULE, names_ignored_by_ddp, own_modules, own_parameters
+from sparsecore_torch._torch_internals.modules import COMPILED_MODULE, names_ignored_by_ddp, own_modules, own_parameters
 from sparsecore_torch.tensors import overlapping
 
 

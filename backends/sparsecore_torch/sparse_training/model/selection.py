@@ -22,7 +22,7 @@ from sparsecore.sparse_training.names import (
     has_word,
     is_adapter,
 )
-from sparsecore_torch._torch_internals import own_buffers
+from sparsecore_torch._torch_internals.modules import own_buffers
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, named_modules, named_parameters
 from sparsecore_torch.sparse_training.model.selectors import Selector, Selectors, matching, several
 from sparsecore_torch.sparse_training.model.weight_matrices import (

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from sparsecore.sparse_training.names import has_word, words
-from sparsecore_torch._torch_internals import CONVOLUTION_BASE, NORM_BASE, own_modules, own_parameters
+from sparsecore_torch._torch_internals.modules import CONVOLUTION_BASE, NORM_BASE, own_modules, own_parameters
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, within_compiled
 
 _CONTAINERS = (nn.ParameterList, nn.ParameterDict)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsecore_torch._torch_internals import is_hooks_attribute, step_without_hooks
+from sparsecore_torch._torch_internals.optimizers import is_hooks_attribute, step_without_hooks
 from sparsecore_torch.sparse_training.optimizers.wrapped import layers_of, looks_like_optimizer
 from sparsecore_torch.tensors import is_sharded
 

@@ -6,7 +6,7 @@ from typing import Any, final
 import torch
 from torch.optim import Optimizer
 
-from sparsecore_torch._torch_internals import is_within_own_step
+from sparsecore_torch._torch_internals.optimizers import is_within_own_step
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
 
 Given = tuple[tuple[Any, ...], dict[str, Any]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import runs_step_hooks
+from sparsecore_torch._torch_internals.optimizers import runs_step_hooks
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter
 
 _OTHERS: WeakKeyDictionary[Optimizer, tuple[tuple[Any, ...], ...]] = WeakKeyDictionary()

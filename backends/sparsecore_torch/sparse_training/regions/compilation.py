@@ -10,12 +10,8 @@ from typing import Any, final
 import torch
 from torch import fx, nn
 
-from sparsecore_torch._torch_internals import (
-    compiled_apart,
-    compiling_anything,
-    is_mode_active,
-    is_tracing,
-)
+from sparsecore_torch._torch_internals.autograd import is_mode_active, is_tracing
+from sparsecore_torch._torch_internals.compilation import compiled_apart, compiling_anything
 from sparsecore_torch.sparse_training.regions.decisions import Decisions
 from sparsecore_torch.sparse_training.regions.graph import Cut, cut
 from sparsecore_torch.sparse_training.regions.transforms import check_untransformed

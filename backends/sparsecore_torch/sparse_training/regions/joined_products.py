@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.nn import functional
 
-from sparsecore_torch._torch_internals import keeps_graph
+from sparsecore_torch._torch_internals.autograd import keeps_graph
 from sparsecore_torch.sparse_training.regions.transforms import check_first_order
 from sparsecore_torch.sparse_training.storage.compact_modules import stored_weight
 from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights, compact_weights

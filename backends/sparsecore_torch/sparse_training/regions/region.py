@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from sparsecore_torch._torch_internals import keeps_graph
+from sparsecore_torch._torch_internals.autograd import keeps_graph
 from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
 from sparsecore_torch.sparse_training.regions.joined_products import is_joined, joined_products, with_joined_products

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import are_transforms_active, is_batched, is_forward_mode_active
+from sparsecore_torch._torch_internals.autograd import are_transforms_active, is_batched, is_forward_mode_active
 
 
 def check_untransformed() -> None:

@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import is_fake, own_parameters
+from sparsecore_torch._torch_internals.modules import own_parameters
+from sparsecore_torch._torch_internals.tensors import is_fake
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, named_modules, unwrapped
 from sparsecore_torch.sparse_training.storage import sparse_weights
 from sparsecore_torch.sparse_training.storage.compact_weights import CompactWeights, compact_weights, values_name

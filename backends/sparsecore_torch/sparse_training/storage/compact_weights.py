@@ -7,7 +7,6 @@ from itertools import count
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
-import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,10 +15,13 @@ from torch.nn.parameter import Parameter
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import are_transforms_active, own_parameters, remove_module_hooks, write_count
-from sparsecore_torch.arrays import active_indices, as_tensor, gather, scatter
+from sparsecore_torch._torch_internals.autograd import are_transforms_active
+from sparsecore_torch._torch_internals.modules import own_parameters, remove_module_hooks
+from sparsecore_torch._torch_internals.tensors import write_count
+from sparsecore_torch.arrays import active_indices, as_tensor, gather
 from sparsecore_torch.sparse_training.storage.dense_gradients import DenseGradients
 from sparsecore_torch.sparse_training.storage.joined_gradients import GradientMemory, JoinedGradient, split
+from sparsecore_torch.sparse_training.storage.materialization import Remaker, is_dense, scattered, transformable
 from sparsecore_torch.sparse_training.storage.saved_tensors import SavedTensors
 
 VALUES = "sparse_values"
@@ -198,11 +200,11 @@ class CompactWeights:
             )
         self.check()
         if are_transforms_active():
-            return _transformable(self.entries(index), self.topology, index, dtype)
+            return transformable(self.entries(index), self.topology, index, dtype)
         dense = _materialize(self.entries(index), self, index, dtype)
-        if _is_dense(self.topology, index) and dtype is self.values.dtype:
+        if is_dense(self.topology, index) and dtype is self.values.dtype:
             return dense  # the values themselves, which are kept anyway
-        return self._saved.remade_by(_Remaker(self.values.detach(), self.topology, index, dtype), dense)
+        return self._saved.remade_by(Remaker(self.values.detach(), self.topology, index, dtype), dense)
 
     def plain(self, index: int) -> Tensor:
         """Return a dense tensor, not differentiable.
@@ -245,7 +247,7 @@ class CompactWeights:
             index: of the tensor in the layout.
         """
         values = self.values
-        return _is_dense(self.topology, index) and values.dtype is torch.float32 and values.device.type == "cpu"
+        return is_dense(self.topology, index) and values.dtype is torch.float32 and values.device.type == "cpu"
 
     def active_gradient(self, index: int, topology: Topology, gradient: Tensor) -> Tensor:
         """Return the active entries of a dense gradient.
@@ -264,7 +266,7 @@ class CompactWeights:
         self.check_topology(topology)
         if self.dense_gradients is not None:
             self.dense_gradients.add(index, gradient)
-        if _is_dense(topology, index):
+        if is_dense(topology, index):
             return gradient.reshape(-1).to(self.values.dtype)
         return gather(gradient, active_indices(topology, index)).to(self.values.dtype)
 
@@ -351,40 +353,15 @@ class CompactWeights:
         return copied
 
 
-@attrs.frozen(eq=False)
-class _Remaker:
-    """Makes a dense weight again for the backward pass.
-
-    The values are a detached alias, which shares the memory and the write count of the Parameter.
-    """
-
-    values: Tensor
-    topology: Topology
-    index: int
-    dtype: torch.dtype
-    version: int = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "version", write_count(self.values))
-
-    def __call__(self) -> Tensor:
-        if write_count(self.values) != self.version:
-            raise RuntimeError(
-                "the values of sparse weights have been modified by an inplace operation between the forward pass "
-                f"and its backward pass: they are at version {write_count(self.values)}, expected {self.version}"
-            )
-        return _scattered(self.values[_slots(self.topology, self.index)], self.topology, self.index, self.dtype)
-
-
 class _Materialize(torch.autograd.Function):
     """N_i values to a dense tensor; a dense gradient to N_i entries."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weights: CompactWeights, index: int, dtype: torch.dtype) -> Tensor:
         ctx.weights, ctx.topology, ctx.index = weights, weights.topology, index
-        if _is_dense(weights.topology, index) and dtype is values.dtype:
+        if is_dense(weights.topology, index) and dtype is values.dtype:
             return values.view(weights.topology.layout.shapes[index])
-        return _scattered(values, weights.topology, index, dtype)
+        return scattered(values, weights.topology, index, dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
@@ -392,13 +369,6 @@ class _Materialize(torch.autograd.Function):
 
 
 _materialize: Callable[[Tensor, CompactWeights, int, torch.dtype], Tensor] = _Materialize.apply
-
-
-def _transformable(values: Tensor, topology: Topology, index: int, dtype: torch.dtype) -> Tensor:
-    """Return the dense weight by operations that the transforms of torch.func support; kept for the backward pass."""
-    shape = topology.layout.shapes[index]
-    zeros = values.new_zeros(topology.layout.sizes[index], dtype=dtype)
-    return zeros.index_copy(0, active_indices(topology, index), values.to(dtype)).reshape(shape)
 
 
 def resize(values: Parameter, size: int) -> None:
@@ -424,16 +394,3 @@ def _add_fingerprint(weights: CompactWeights, _: nn.Module, state: dict[str, Any
 
 def _fingerprint(topology: Topology | str) -> str:
     return topology if isinstance(topology, str) else topology.sha256()
-
-
-def _is_dense(topology: Topology, index: int) -> bool:
-    """Whether all weights of a tensor are active, so that its values are the dense tensor."""
-    return int(topology.counts[index]) == topology.layout.sizes[index]
-
-
-def _slots(topology: Topology, index: int) -> slice:
-    return slice(topology.bounds[index], topology.bounds[index + 1])
-
-
-def _scattered(values: Tensor, topology: Topology, index: int, dtype: torch.dtype) -> Tensor:
-    return scatter(values.detach().to(dtype), active_indices(topology, index), topology.layout.shapes[index])

@@ -11,13 +11,8 @@ from torch.utils.hooks import RemovableHandle
 
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import (
-    are_transforms_active,
-    is_accumulating,
-    is_batched,
-    tensor_hooks,
-    write_count,
-)
+from sparsecore_torch._torch_internals.autograd import are_transforms_active, is_accumulating, is_batched, tensor_hooks
+from sparsecore_torch._torch_internals.tensors import write_count
 from sparsecore_torch.arrays import TorchArrays, put_entries
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
 from sparsecore_torch.sparse_training.storage import sparse_weights

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsecore_torch._torch_internals import is_batched
+from sparsecore_torch._torch_internals.autograd import is_batched
 
 _MOST_FREE = 2
 """How many vectors are kept for reuse: one that is computed, and one that the optimizer reads."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from sparsecore_torch._torch_internals import move_to_front
+from sparsecore_torch._torch_internals.optimizers import move_to_front
 from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask
 
 _MOMENTS: Final[Mapping[type[Optimizer], tuple[str, ...]]] = MappingProxyType(

@@ -9,12 +9,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from sparsecore_torch._torch_internals import (
-    SavedTensorHooks,
-    innermost_saved_tensor_hooks,
-    storage_identity,
-    write_count,
-)
+from sparsecore_torch._torch_internals.autograd import SavedTensorHooks, innermost_saved_tensor_hooks
+from sparsecore_torch._torch_internals.tensors import storage_identity, write_count
 
 Remake = Callable[[], Tensor]
 """Makes a dense weight again."""

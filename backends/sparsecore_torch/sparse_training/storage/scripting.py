@@ -5,7 +5,7 @@ from typing import NoReturn
 from torch import nn
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import is_tracing
+from sparsecore_torch._torch_internals.autograd import is_tracing
 
 
 def refuse_script(module: nn.Module) -> NoReturn:

@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sparsecore.engine.topology import Topology
-from sparsecore_torch._torch_internals import storage_identity, write_count
+from sparsecore_torch._torch_internals.tensors import storage_identity, write_count
 from sparsecore_torch.arrays import active_indices, flat_memory, gather, memory_offsets, shortened
 from sparsecore_torch.tensors import is_non_overlapping_and_dense
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals import write_count
+from sparsecore_torch._torch_internals.tensors import write_count
 from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask
 from sparsecore_torch.tensors import has_memory, have_equal_order, is_non_overlapping_and_dense
 
