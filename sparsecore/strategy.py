@@ -11,7 +11,8 @@
 - time: ``Clock``; ``Every`` says when updates are due; ``Schedule``, ``Piecewise`` and ``Cosine`` are numbers that
   change over a run, and ``as_schedule`` makes one of what a settings file holds; ``total_steps`` of a clock.
 - optimizers: ``YoungWeights`` says which steps weights take that have just grown.
-- strategy state: ``per_weight`` and ``per_position`` mark its vectors; ``by_tensor`` divides those of positions.
+- strategy state: ``per_weight`` and ``per_position`` mark its vectors; ``by_tensor`` divides those of positions;
+  ``weight_counts_error`` and ``signs_error`` say what is wrong with numbers and signs that were read from a file.
 - settings: ``Amount`` and ``as_amount``, ``as_written``, ``check_fraction``, ``check_cubic``.
 - choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``,
   ``fraction_rounded_up``; ``smallest_indices`` for arrays of NumPy.
@@ -20,7 +21,8 @@
   ``first_free``, ``free_by_score``, ``free_ranks``.
 - hooks that many strategies share: ``as_many_as_lost`` for the hook allocate, ``all_keep_values`` for keep_regrown.
 - starts: ``random_topology``; ``largest_of_each`` and ``largest_of_all`` by the initial values; ``distribution`` by
-  name, ``uniform``, ``erdos_renyi``, ``erdos_renyi_kernel``; ``check_initial_sparsity`` for runs that become sparser.
+  name, ``uniform``, ``erdos_renyi``, ``erdos_renyi_kernel``; ``check_start_distribution`` validates an option
+  of the type ``StartDistribution``; ``check_initial_sparsity`` for runs that become sparser.
 - larger pieces: ``CubicPruning`` and ``PruningTargets`` (gradual pruning), ``DenseMomentum``, ``fixed_signs``,
   ``gaussian_noise``, ``noisy_pull`` and ``check_temperature`` (DeepR).
 - N:M groups of consecutive positions: ``group_sizes``, ``group_counts``, ``groups_of``, ``count_in_groups``,
@@ -47,7 +49,9 @@ from sparsecore.engine.arrays import (
 )
 from sparsecore.engine.declarations import Declares, Scope
 from sparsecore.engine.distributions import (
+    StartDistribution,
     check_initial_sparsity,
+    check_start_distribution,
     distribution,
     erdos_renyi,
     erdos_renyi_kernel,
@@ -65,6 +69,7 @@ from sparsecore.engine.growth import (
 from sparsecore.engine.hooks import hookimpl
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.reallocation import Reallocation
+from sparsecore.engine.saved_states import weight_counts_error
 from sparsecore.engine.schedules import (
     Amount,
     Clock,
@@ -107,7 +112,7 @@ from sparsecore.toolbox.ranking import (
     smallest_of_each,
 )
 from sparsecore.toolbox.shared_hooks import all_keep_values, as_many_as_lost
-from sparsecore.toolbox.signs import check_temperature, fixed_signs, gaussian_noise, noisy_pull
+from sparsecore.toolbox.signs import check_temperature, fixed_signs, gaussian_noise, noisy_pull, signs_error
 
 __all__ = [
     "Amount",
@@ -137,6 +142,7 @@ __all__ = [
     "Schedule",
     "Scope",
     "SparsecoreError",
+    "StartDistribution",
     "State",
     "Topology",
     "WeightMomentum",
@@ -150,6 +156,7 @@ __all__ = [
     "check_cubic",
     "check_fraction",
     "check_initial_sparsity",
+    "check_start_distribution",
     "check_temperature",
     "constant",
     "count_in_groups",
@@ -181,6 +188,7 @@ __all__ = [
     "random_in_groups",
     "random_topology",
     "shares",
+    "signs_error",
     "smallest",
     "smallest_indices",
     "smallest_of_all",
@@ -188,5 +196,6 @@ __all__ = [
     "smallest_of_each_group",
     "total_steps",
     "uniform",
+    "weight_counts_error",
     "whole_numbers",
 ]

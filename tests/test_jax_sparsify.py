@@ -187,6 +187,9 @@ def test_parameters_states_and_gradients_that_do_not_belong_are_refused():
     with pytest.raises(InputError, match="0 states of a sparse optimizer"):
         training.update(params, optax.adam(0.01).init(params))
     opt_state = optimizer.init(params)
+    replicated = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (params, opt_state))
+    with pytest.raises(InputError, match=r"2 masks of first/w, .* jax.pmap; give .* of one replica"):
+        training.update(*replicated)
     gradients = jax.tree.map(jnp.ones_like, params)
     for _ in range(2):
         _, opt_state = optimizer.update(gradients, opt_state, params)

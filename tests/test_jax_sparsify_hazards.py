@@ -158,3 +158,19 @@ def test_double_precision_of_a_context_outlives_it():
     assert training.updates == 1
     assert {str(one.dtype) for one in jax.tree.leaves(params)} == {"float64"}
     assert_inactive_are_zero(training, params, state)
+
+
+def test_a_state_is_placed_as_the_parameters_are_from_the_first_step_on_and_stays_so():
+    mesh = jax.make_mesh((1,), ("devices",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+    given = jax.device_put(small(), sharding)
+    params, optimizer, training = sparsify(given, optax.adam(0.1), strategy=SET, sparsity=0.6, include="*")
+    state = optimizer.init(params)
+    assert all(leaf.committed for leaf in jax.tree.leaves(state))
+    step = jax.jit(lambda params, state: optimizer.update(params, state, params)[1])
+    for _ in range(2):
+        state = step(params, state)
+        placed = [leaf.sharding for leaf in jax.tree.leaves((params, state))]
+        params, state = training.update(params, state)
+        assert [leaf.sharding for leaf in jax.tree.leaves((params, state))] == placed
+    assert training.updates == 1

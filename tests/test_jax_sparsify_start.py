@@ -107,6 +107,10 @@ def test_state_dicts_and_states_that_do_not_fit_are_refused():
         other.training.load_state_dict(first.training.state_dict())
     with pytest.raises(InputError, match="damaged"):
         first.training.load_state_dict({"sparse_training": np.zeros(9, np.uint8)})
+    of_torch = first.training.state_dict()
+    first.training.load_state_dict({**of_torch, "young": {"choices": {}}})
+    with pytest.raises(InputError, match=r"young weights get .*own-steps.*, and in JAX"):
+        first.training.load_state_dict({**of_torch, "young": {"choices": {"first/w": "own-steps"}}})
     again = sparsify(mlp_params(), SGD, strategy="dpr", start=first.training.arrays())
     assert again.training.topology.sha256() == first.training.topology.sha256()
     third = sparsify(mlp_params(), SGD, strategy="dpr", sparsity=0.6)

@@ -201,7 +201,7 @@ FOREIGN = {
     ),
     "other memories": (
         lambda: changed(memories={"DynamicReallocation": {"scalars": {"h": 1.0}, "vectors": {}}}),
-        "the saved strategy state has the fields h, Threshold has threshold",
+        "has the fields h; expected threshold",
     ),
     "negative time": (lambda: changed(clock={"step": -1, "updates": 0}), "damaged"),
     "half a step": (lambda: changed(clock={"step": 1.5, "updates": 0}), "damaged: 'step' is 1.5"),

@@ -1,10 +1,13 @@
 """Strategy states: plain values that are carried along and saved."""
 
+from typing import Any
+
 import attrs
 import numpy as np
 import pytest
-from engine_examples import ARRAYS
+from engine_examples import ARRAYS, TWO_TENSORS, engine
 
+from sparsecore.engine.saved_states import saved_strategy_state_error
 from sparsecore.engine.state import (
     carry_strategy_state,
     dump_strategy_state,
@@ -15,6 +18,8 @@ from sparsecore.engine.state import (
     strategy_state_error,
 )
 from sparsecore.errors import InputError
+from sparsecore.plugins.discovery import installed, load
+from sparsecore.strategy import Clock
 
 
 @attrs.frozen(eq=False)
@@ -118,3 +123,82 @@ def test_a_vector_with_one_entry_per_position_must_have_that_length():
     strategy_state = Dense(np.zeros(6), np.zeros(3))
     assert strategy_state_error(strategy_state, 3, 1, 6) is None
     assert strategy_state_error(strategy_state, 3, 1, 7).endswith("expected one entry a position, 7")
+
+
+def started(name: str) -> Any:
+    """An engine with a strategy on two tensors, and its state before the first step."""
+    kind = load("strategy", name)
+    one = engine(TWO_TENSORS, [kind(target=5) if name == "dpr" else kind()])
+    dense = {name: np.linspace(-1, 1, size, dtype=np.float32) for name, size in sizes_of_tensors().items()}
+    return one.start(0.8, clock=Clock(steps_per_epoch=10, total_steps=100), values=dense.__getitem__)
+
+
+def sizes_of_tensors() -> dict[str, int]:
+    return dict(zip(TWO_TENSORS.names, TWO_TENSORS.sizes, strict=True))
+
+
+def damages(array: np.ndarray, *, may_be_zero: bool) -> dict[str, Any]:
+    """What no training of a built-in strategy has written in the place of a vector of its state."""
+    is_whole = array.dtype.kind == "i"
+    return {
+        "text": "x",
+        "nothing": None,
+        "list": array.tolist(),
+        "letters": np.array(["x"] * len(array)),
+        "shorter": array[:-1],
+        "longer": np.r_[array, array],
+        "table": array[None],
+        "16 bits": array.astype(np.float16),
+        "complex": array.astype(np.complex128),
+        **({"not finite": np.full_like(array, np.nan)} if array.dtype.kind == "f" else {}),
+        **({"all": np.ones_like(array)} if array.dtype.kind == "b" else {}),
+        **(
+            {"too large": np.full_like(array, np.iinfo(array.dtype).max), "below -1": -2 - abs(array)}
+            if is_whole
+            else {}
+        ),
+        **({} if may_be_zero else {"zeros": np.zeros_like(array)}),
+    }
+
+
+SCALARS = (0, -1, float("nan"), float("inf"), 1e300, None, True, "x", [], [1], np.zeros(2))
+MAY_BE_ZERO = {
+    ("gradient-deepr", "signs"),
+    ("snfs", "momentum"),
+    ("momentum-growth", "momentum"),
+    ("topkast", "latest"),
+}
+WITH_STATE = "acdc deepr density-schedule dpr gmp gradient-deepr granet iterative-pruning mest momentum-growth snfs"
+
+
+@pytest.mark.parametrize("name", [*WITH_STATE.split(), "soft-deepr", "topkast"])
+def test_a_state_in_a_file_that_no_training_has_written_is_refused(name):
+    state = started(name)
+    [like] = state.strategy_states.values()
+    scalars, vectors = dump_strategy_state(like, ARRAYS)
+    assert saved_strategy_state_error(like, scalars, vectors, state.topology) is None
+    given = [({**scalars, field: value}, vectors, f"{field} {value}") for field in scalars for value in SCALARS]
+    for field, array in vectors.items():
+        changes = damages(array, may_be_zero=(name, field) in MAY_BE_ZERO)
+        given += [(scalars, {**vectors, field: value}, f"{field} {kind}") for kind, value in changes.items()]
+    given += [(scalars, {**vectors, "more": np.zeros(2)}, "more"), ({}, {}, "none")]
+    for changed_scalars, changed_vectors, what in given:
+        error = saved_strategy_state_error(like, changed_scalars, changed_vectors, state.topology)
+        assert error, what
+        assert "\n" not in error
+
+
+def test_the_states_of_all_installed_strategies_are_damaged_above():
+    with_state = {entry.name for entry in installed("strategy") if hasattr(load("strategy", entry.name), _FIRST)}
+    assert with_state - {"set"} == {*WITH_STATE.split(), "soft-deepr", "topkast"}
+
+
+_FIRST = "initial_strategy_state"
+
+
+def test_sums_that_gradients_of_double_precision_have_widened_are_loaded():
+    state = started("snfs")
+    like = state.strategy_states["SparseMomentum"]
+    wide = {"momentum": np.zeros(TWO_TENSORS.size, np.float64)}
+    assert like.momentum.dtype == np.float32
+    assert saved_strategy_state_error(like, {}, wide, state.topology) is None

@@ -296,10 +296,26 @@ def test_what_young_weights_get_is_refused_where_it_has_no_meaning() -> None:
     own, none = Loop((adamw,), {"young": OWN}), Loop((adamw,), {"young": "none"})
     with pytest.raises(InputError, match=r"layers.0.weight get own-steps, and here they get none; .* young="):
         none.training.load_state_dict(own.training.state_dict())
-    damaged = own.training.state_dict()
-    damaged["young"]["positions"], damaged["young"]["ages"] = torch.tensor([-1]), torch.tensor([3])
-    with pytest.raises(InputError, match="damaged: its young weights"):
-        own.training.load_state_dict(damaged)
+    first = own.training.topology.positions[:2].long()
+    young: list[tuple[Any, Any]] = [
+        (torch.tensor([-1]), torch.tensor([3])),
+        (first, torch.tensor([0, -1])),
+        (first, torch.tensor([0, 2**62])),
+        (first, torch.tensor([0])),
+        (first.flip(0), torch.tensor([0, 0])),
+        (first[[0, 0]], torch.tensor([0, 0])),
+        (first.view(1, 2), torch.tensor([[0, 0]])),
+        (first.double(), torch.tensor([0, 0])),
+        (first > 0, torch.tensor([0, 0])),
+        (first.tolist(), [0, 0]),
+        (None, torch.tensor([0, 0])),
+    ]
+    for positions, ages in young:
+        damaged = own.training.state_dict()
+        del damaged["checksums"]
+        damaged["young"]["positions"], damaged["young"]["ages"] = positions, ages
+        with pytest.raises(InputError, match="damaged: its young weights"):
+            own.training.load_state_dict(damaged)
     old = own.training.state_dict()
     del old["young"], old["checksums"]
     own.training.load_state_dict(old)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from sparsecore.engine.topology import Layout
 from sparsecore.errors import InputError, unknown
 
 Distribution = Callable[[Layout, float], Counts]
+StartDistribution = Literal["uniform", "er", "erk"]
+"""The names of the start distributions."""
 
 
 def check_sparsity(sparsity: float) -> float:
@@ -111,6 +113,18 @@ def distribution(name: str) -> Distribution:
         return DISTRIBUTIONS[name]
     except KeyError:
         raise InputError(unknown("start distribution", name, DISTRIBUTIONS)) from None
+
+
+def check_start_distribution(_: object, __: object, name: str) -> None:
+    """Validate the name of a start distribution; an attrs validator for an option of the type StartDistribution.
+
+    Args:
+        name: the option's value.
+
+    Raises:
+        InputError: there is none of this name; the message lists the known ones.
+    """
+    distribution(name)
 
 
 def budget_at(layout: Layout, sparsity: float) -> int:

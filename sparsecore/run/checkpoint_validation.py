@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.position_validation import positions_error
+from sparsecore.engine.saved_states import saved_strategy_state_error
 from sparsecore.engine.schedules import Clock
-from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error
+from sparsecore.engine.state import State
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import partial_units_error
 from sparsecore.errors import InputError, SparsecoreError
@@ -61,6 +62,7 @@ def check_fits(checkpoint: Checkpoint, start: State, engine: Engine, learner: Le
     fresh = to_checkpoint(start, learner, {})
     for prefix in ("learner/", "dense/"):
         _check_arrays(_having(checkpoint.arrays, prefix), _having(fresh.arrays, prefix))
+    _check_step_counts(_having(checkpoint.arrays, "learner/"), clock)
     for name, array in checkpoint.group("dense").items():
         if array.shape != fresh.arrays[f"dense/{name}"].shape:
             expected = fresh.arrays[f"dense/{name}"].shape
@@ -242,31 +244,24 @@ def _check_arrays(given: Mapping[str, NDArray[Any]], expected: Mapping[str, NDAr
             raise InputError(f"the array {name!r} has a number below zero")
 
 
+_COUNTS_OF_STEPS = ("step", "steps", "young")
+"""The last parts of the names of a learner's arrays that count steps: of all weights, or since a weight has grown."""
+
+
+def _check_step_counts(arrays: Mapping[str, NDArray[Any]], clock: Clock) -> None:
+    for name, array in arrays.items():
+        if name.replace("/", ".").rpartition(".")[2] not in _COUNTS_OF_STEPS:
+            continue
+        if not np.all((array >= 0) & (array <= clock.step) & (array == np.floor(array))):
+            raise InputError(f"the array {name!r} has numbers that count no steps of a run at step {clock.step}")
+
+
 def _check_strategy_states(checkpoint: Checkpoint, start: State, topology: Topology, engine: Engine) -> None:
-    units, arrays = engine.unit_map.units(topology), engine.arrays
+    units = engine.unit_map.units(topology)
     strategy_states = _table(checkpoint.facts, "memories")
     if set(strategy_states) != set(start.strategy_states):
         known, saved = (", ".join(sorted(names)) or "none" for names in (start.strategy_states, strategy_states))
         raise InputError(f"it has strategy states of {saved}; the strategies have states of {known}")
-    for plugin, like in start.strategy_states.items():
-        scalars, vectors = dump_strategy_state(like, arrays)
-        given, saved_vectors = _table(strategy_states, plugin), checkpoint.group(f"memory/{plugin}")
-        if set(given) | set(saved_vectors) != set(scalars) | set(vectors) or set(given) & set(saved_vectors):
-            names = (", ".join(sorted(each)) for each in ({*given, *saved_vectors}, {*scalars, *vectors}))
-            raise InputError("the strategy state of {!r} has the fields {}; expected {}".format(plugin, *names))
-        for name, scalar in given.items():
-            if name in scalars and not _alike(scalar, scalars[name]):
-                raise InputError(
-                    f"the strategy state of {plugin!r} has {name} = {scalar!r}, and began with {scalars[name]!r}"
-                )
-        for name, vector in saved_vectors.items():
-            if name in vectors and (vector.dtype, vector.ndim) != (vectors[name].dtype, vectors[name].ndim):
-                raise InputError(
-                    f"the strategy state of {plugin!r} has {name} of {vector.dtype}, with {vector.ndim} axes"
-                )
-            began_finite = name not in vectors or vectors[name].dtype.kind != "f" or np.isfinite(vectors[name]).all()
-            if began_finite and vector.dtype.kind == "f" and not np.isfinite(vector).all():
-                raise InputError(f"the strategy state of {plugin!r} has numbers in {name} that are not finite")
     strange = [
         name
         for name in _having(checkpoint.arrays, "memory/")
@@ -275,22 +270,10 @@ def _check_strategy_states(checkpoint: Checkpoint, start: State, topology: Topol
     if strange:
         raise InputError(f"it has arrays of no strategy of the run: {', '.join(sorted(strange))}")
     for plugin, like in start.strategy_states.items():
-        strategy_state = load_strategy_state(
-            like, strategy_states[plugin], checkpoint.group(f"memory/{plugin}"), arrays
-        )
-        problem = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
+        vectors = checkpoint.group(f"memory/{plugin}")
+        problem = saved_strategy_state_error(like, _table(strategy_states, plugin), vectors, units)
         if problem:
             raise InputError(f"the strategy state of {plugin!r} has {problem}")
-
-
-def _alike(given: Any, began: Any) -> bool:
-    """Whether a field of a strategy state can have this value, given the type of its initial one."""
-    if given is None or began is None:
-        return True
-    numbers = (int, float)
-    if isinstance(given, bool) or isinstance(began, bool) or not isinstance(began, numbers):
-        return type(given) is type(began)
-    return isinstance(given, numbers)
 
 
 def _table(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:

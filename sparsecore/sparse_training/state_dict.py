@@ -12,7 +12,8 @@ from sparsecore.engine.engine import Engine
 from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.engine.position_validation import positions_error, topology_error
 from sparsecore.engine.reallocation import RegrowPruned
-from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state, strategy_state_error
+from sparsecore.engine.saved_states import saved_strategy_state_error
+from sparsecore.engine.state import State, dump_strategy_state, load_strategy_state
 from sparsecore.engine.topology import Topology
 from sparsecore.engine.units import partial_units_error
 from sparsecore.errors import InputError, printable
@@ -156,8 +157,10 @@ def _load_group(
     step: int,
     arrays: SavedArrays,
 ) -> State:
+    if set(memories) != set(like.strategy_states):
+        raise damaged(f"it has strategy states of {', '.join(map(str, memories)) or 'none'}")
     strategy_states = {
-        plugin: _load_strategy_state(memories[plugin], strategy_state, engine, topology, arrays)
+        plugin: _load_strategy_state(plugin, memories[plugin], strategy_state, engine, topology, arrays)
         for plugin, strategy_state in like.strategy_states.items()
     }
     return State(topology, strategy_states, attrs.evolve(like.clock, step=step, updates=updates))
@@ -260,15 +263,13 @@ def _dump_strategy_state(strategy_state: Any, engine: Engine, arrays: SavedArray
 
 
 def _load_strategy_state(
-    saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology, arrays: SavedArrays
+    plugin: str, saved: Mapping[str, Any], like: Any, engine: Engine, topology: Topology, arrays: SavedArrays
 ) -> Any:
-    vectors = {name: arrays.unpack(vector) for name, vector in saved["vectors"].items()}
-    strategy_state = load_strategy_state(like, saved["scalars"], vectors, engine.arrays)
-    units = engine.unit_map.units(topology)
-    error = strategy_state_error(strategy_state, units.size, len(units.layout), units.layout.size)
+    scalars, vectors = saved["scalars"], {name: arrays.unpack(vector) for name, vector in saved["vectors"].items()}
+    error = saved_strategy_state_error(like, scalars, vectors, engine.unit_map.units(topology))
     if error:
-        raise damaged(f"a strategy state has {error}")
-    return strategy_state
+        raise damaged(f"the strategy state of {plugin!r} has {error}")
+    return load_strategy_state(like, scalars, vectors, engine.arrays)
 
 
 def damaged(what: str) -> InputError:

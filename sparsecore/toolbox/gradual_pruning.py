@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine.arrays import Counts
+from sparsecore.engine.saved_states import weight_counts_error
 from sparsecore.engine.schedules import Clock, as_written, total_steps
+from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 
 
@@ -116,6 +118,17 @@ class PruningTargets:
 
     first: NDArray[np.int64]
     last: NDArray[np.int64]
+
+    def loading_error(self, like: "PruningTargets", topology: Topology) -> str | None:
+        """Return what is wrong with numbers that were read from a file, as the end of a sentence.
+
+        Args:
+            like: those of the training that is to go on with them.
+            topology: the active positions in the file.
+        """
+        return weight_counts_error("first", self.first, like.first, topology) or weight_counts_error(
+            "last", self.last, like.last, topology
+        )
 
     def counts(self, remaining: Fraction) -> Counts:
         """Return the numbers of weights where a factor of the way from last to first remains.

@@ -1,6 +1,7 @@
 """Fixed signs of connections, and the noise that moves their weights (DeepR)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -29,6 +30,23 @@ def fixed_signs(topology: Topology, random: Randomness) -> Array:
         for name, offset in zip(layout.names, layout.offsets, strict=False)
     ]
     return topology.arrays.from_numpy(np.concatenate(signs))
+
+
+def signs_error(signs: Array, topology: Topology, known: Sequence[int] = (-1, 1)) -> str | None:
+    """Return what is wrong with signs in a strategy state that was read from a file; None where nothing is.
+
+    Args:
+        signs: one a weight, on the backend.
+        topology: the active positions in the file.
+        known: what a sign can be.
+
+    Returns:
+        The end of a sentence.
+    """
+    strange = np.setdiff1d(topology.arrays.to_numpy(signs), known)
+    if not len(strange):
+        return None
+    return f"signs of {strange[0]}; expected {', '.join(map(str, known[:-1]))} or {known[-1]}"
 
 
 def gaussian_noise(topology: Topology, random: Randomness) -> Array:

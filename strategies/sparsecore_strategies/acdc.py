@@ -24,6 +24,7 @@ from sparsecore.strategy import (
     smallest_of_all,
     smallest_of_each,
     uniform,
+    weight_counts_error,
 )
 
 
@@ -36,6 +37,10 @@ class CompressedCounts:
     """
 
     counts: Counts
+
+    def loading_error(self, like: "CompressedCounts", topology: Topology) -> str | None:
+        """Return what is wrong with numbers of weights that were read."""
+        return weight_counts_error("counts", self.counts, like.counts, topology)
 
 
 def _check_phases(strategy: Any, _: object, __: object) -> None:

@@ -21,11 +21,13 @@ from sparsecore.strategy import (
     Layout,
     Randomness,
     Schedule,
+    StartDistribution,
     Topology,
     all_keep_values,
     as_many_as_lost,
     as_schedule,
     check_fraction,
+    check_start_distribution,
     distribution,
     fraction_of,
     hookimpl,
@@ -88,9 +90,7 @@ class CannistraciHebb:
         default="soft", validator=attrs.validators.in_(("soft", "highest"))
     )
     last_exponent: float = attrs.field(default=3.0, validator=[attrs.validators.ge(1), attrs.validators.le(100)])
-    start: Literal["uniform", "er", "erk"] = attrs.field(
-        default="uniform", validator=attrs.validators.in_(("uniform", "er", "erk"))
-    )
+    start: StartDistribution = attrs.field(default="uniform", validator=check_start_distribution)
     randomness: float = attrs.field(default=0.5, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
     schedule: Every = Every(steps=100, until=0.75)
 

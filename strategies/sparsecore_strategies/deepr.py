@@ -27,6 +27,7 @@ from sparsecore.strategy import (
     noisy_pull,
     per_weight,
     shares,
+    signs_error,
 )
 
 
@@ -39,6 +40,10 @@ class Signs:
     """
 
     signs: Array = per_weight()
+
+    def loading_error(self, _: "Signs", topology: Topology) -> str | None:
+        """Return what is wrong with signs that were read."""
+        return signs_error(self.signs, topology)
 
 
 @attrs.frozen(eq=False)

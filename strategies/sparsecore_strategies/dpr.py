@@ -35,6 +35,12 @@ class Threshold:
 
     threshold: float
 
+    def loading_error(self, _: "Threshold", __: Topology) -> str | None:
+        """Return what is wrong with a threshold that was read: it is never zero, and at most 1e38."""
+        if 0 < self.threshold <= _HIGHEST:
+            return None
+        return f"threshold = {self.threshold}; expected a number above 0 and at most {_HIGHEST:g}"
+
 
 @attrs.frozen(eq=False)
 class DynamicReallocation:

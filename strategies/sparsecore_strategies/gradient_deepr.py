@@ -22,6 +22,7 @@ from sparsecore.strategy import (
     gaussian_noise,
     hookimpl,
     per_weight,
+    signs_error,
 )
 
 
@@ -34,6 +35,10 @@ class LatestSigns:
     """
 
     signs: Array = per_weight()
+
+    def loading_error(self, _: "LatestSigns", topology: Topology) -> str | None:
+        """Return what is wrong with signs that were read."""
+        return signs_error(self.signs, topology, (-1, 0, 1))
 
 
 @attrs.frozen(eq=False)

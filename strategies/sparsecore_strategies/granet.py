@@ -1,6 +1,6 @@
 """GraNet (Liu et al. 2021): gradual magnitude pruning, and after each pruning a part of the rest regenerates."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -19,11 +19,13 @@ from sparsecore.strategy import (
     PruningTargets,
     Randomness,
     Schedule,
+    StartDistribution,
     Topology,
     as_schedule,
     check_cubic,
     check_fraction,
     check_initial_sparsity,
+    check_start_distribution,
     counting_of,
     distribution,
     fraction_rounded_up,
@@ -72,9 +74,7 @@ class GradualRegeneration:
 
     drop_fraction: Schedule = attrs.field(default=Cosine(0.5, 0.005), converter=as_schedule, validator=check_fraction)
     initial_sparsity: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.lt(1)])
-    start: Literal["erk", "er", "uniform"] = attrs.field(
-        default="erk", validator=attrs.validators.in_(("erk", "er", "uniform"))
-    )
+    start: StartDistribution = attrs.field(default="erk", validator=check_start_distribution)
     begin: float = 0.0
     until: float = attrs.field(default=0.6875, validator=check_cubic)
     schedule: Every = Every(steps=1000)

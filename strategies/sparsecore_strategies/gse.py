@@ -16,10 +16,12 @@ from sparsecore.strategy import (
     Layout,
     Randomness,
     Schedule,
+    StartDistribution,
     Topology,
     as_schedule,
     as_written,
     check_fraction,
+    check_start_distribution,
     constant,
     counting_of,
     distribution,
@@ -72,9 +74,7 @@ class GuidedExploration:
     scope: Literal["network", "tensor"] = attrs.field(
         default="network", validator=attrs.validators.in_(("network", "tensor"))
     )
-    start: Literal["er", "erk", "uniform"] = attrs.field(
-        default="er", validator=attrs.validators.in_(("er", "erk", "uniform"))
-    )
+    start: StartDistribution = attrs.field(default="er", validator=check_start_distribution)
     schedule: Every = Every(steps=1000, until=0.6)
 
     @property

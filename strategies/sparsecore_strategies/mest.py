@@ -1,6 +1,6 @@
 """MEST, memory-economic sparse training (Yuan et al. 2021): drop by weight and gradient, move less and less."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -17,15 +17,18 @@ from sparsecore.strategy import (
     Layout,
     Randomness,
     Schedule,
+    StartDistribution,
     Topology,
     as_schedule,
     check_fraction,
+    check_start_distribution,
     distribution,
     fraction_of,
     hookimpl,
     random_topology,
     shares,
     smallest_of_each,
+    weight_counts_error,
 )
 
 
@@ -38,6 +41,10 @@ class Budget:
     """
 
     counts: Counts
+
+    def loading_error(self, like: "Budget", topology: Topology) -> str | None:
+        """Return what is wrong with numbers of weights that were read."""
+        return weight_counts_error("counts", self.counts, like.counts, topology)
 
 
 @attrs.frozen(eq=False)
@@ -79,9 +86,7 @@ class MemoryEconomic:
     gradient_weight: float = attrs.field(default=0.5, validator=attrs.validators.ge(0))
     soft_bound: bool = False
     until: float = attrs.field(default=0.75, validator=[attrs.validators.gt(0), attrs.validators.le(1)])
-    start: Literal["uniform", "erk", "er"] = attrs.field(
-        default="uniform", validator=attrs.validators.in_(("uniform", "erk", "er"))
-    )
+    start: StartDistribution = attrs.field(default="uniform", validator=check_start_distribution)
     schedule: Every = Every(epochs=5)
 
     @property

@@ -1,6 +1,6 @@
 """RigL (Evci et al. 2020): drop the smallest weights of each tensor, grow there where the dense gradient is largest."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -17,11 +17,13 @@ from sparsecore.strategy import (
     Layout,
     Randomness,
     Schedule,
+    StartDistribution,
     Topology,
     all_keep_values,
     as_many_as_lost,
     as_schedule,
     check_fraction,
+    check_start_distribution,
     distribution,
     fraction_of,
     hookimpl,
@@ -58,9 +60,7 @@ class RigL:
     drop_fraction: Schedule = attrs.field(
         default=Cosine(0.3, 0.0, until=0.75), converter=as_schedule, validator=check_fraction
     )
-    start: Literal["erk", "er", "uniform"] = attrs.field(
-        default="erk", validator=attrs.validators.in_(("erk", "er", "uniform"))
-    )
+    start: StartDistribution = attrs.field(default="erk", validator=check_start_distribution)
     schedule: Every = Every(steps=100, until=0.75)
 
     @hookimpl

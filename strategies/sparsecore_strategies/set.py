@@ -19,9 +19,11 @@ from sparsecore.strategy import (
     Layout,
     Randomness,
     Scope,
+    StartDistribution,
     Topology,
     as_many_as_lost,
     as_written,
+    check_start_distribution,
     counting_of,
     distribution,
     hookimpl,
@@ -70,9 +72,7 @@ class SparseEvolution:
     ranking: Literal["signed", "magnitude"] = attrs.field(
         default="signed", validator=attrs.validators.in_(("signed", "magnitude"))
     )
-    start: Literal["er", "erk", "uniform"] = attrs.field(
-        default="er", validator=attrs.validators.in_(("er", "erk", "uniform"))
-    )
+    start: StartDistribution = attrs.field(default="er", validator=check_start_distribution)
     schedule: Every = Every(epochs=1)
 
     @property

@@ -25,6 +25,7 @@ from sparsecore.strategy import (
     noisy_pull,
     per_position,
     per_weight,
+    signs_error,
 )
 
 
@@ -40,6 +41,13 @@ class Connections:
 
     signs: Array = per_weight()
     dormant: Array = per_position()
+
+    def loading_error(self, _: "Connections", topology: Topology) -> str | None:
+        """Return what is wrong with signs that were read, or with numbers of active connections."""
+        error = signs_error(self.signs, topology)
+        if error is None and bool((topology.arrays.take(self.dormant, topology.positions) >= 0).any()):
+            return "numbers in dormant that are not below zero where a connection is active"
+        return error
 
     def waking(self, topology: Topology) -> Counts:
         """Count the dormant connections that wake; counted once for a state, as a device is waited for.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -21,11 +21,13 @@ from sparsecore.strategy import (
     Layout,
     Randomness,
     Schedule,
+    StartDistribution,
     Topology,
     all_keep_values,
     as_many_as_lost,
     as_schedule,
     check_fraction,
+    check_start_distribution,
     count_in_groups,
     counting_of,
     distribution,
@@ -92,9 +94,7 @@ class StructuredRigL:
     drop_fraction: Schedule = attrs.field(
         default=Cosine(0.3, 0.0, until=0.75), converter=as_schedule, validator=check_fraction
     )
-    start: Literal["erk", "er", "uniform"] = attrs.field(
-        default="erk", validator=attrs.validators.in_(("erk", "er", "uniform"))
-    )
+    start: StartDistribution = attrs.field(default="erk", validator=check_start_distribution)
     schedule: Every = Every(steps=100, until=0.75)
     ablate: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
     intact: str | None = None

@@ -1,6 +1,6 @@
 """Top-KAST (Jayakumar et al. 2020): compute with the largest weights, and train a larger set of them."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -15,9 +15,11 @@ from sparsecore.strategy import (
     Every,
     Layout,
     Reallocation,
+    StartDistribution,
     Topology,
     as_many_as_lost,
     by_tensor,
+    check_start_distribution,
     constant,
     counting_of,
     distribution,
@@ -27,6 +29,7 @@ from sparsecore.strategy import (
     per_position,
     per_weight,
     smallest_of_each,
+    weight_counts_error,
 )
 
 
@@ -43,6 +46,18 @@ class Parameters:
     forward: Counts
     visible: Array = per_weight()
     latest: Array = per_position()
+
+    def loading_error(self, like: "Parameters", topology: Topology) -> str | None:
+        """Return what is wrong with a state that was read: so many weights of each tensor are in A as it says."""
+        error = weight_counts_error("forward", self.forward, like.forward, topology)
+        if error is not None:
+            return error
+        counts = counting_of(topology.arrays).count_each(self.visible, topology.bounds)
+        expected = np.minimum(self.forward, topology.counts)
+        if not np.array_equal(counts, expected):
+            shown, wanted = (", ".join(map(str, numbers.tolist())) for numbers in (counts, expected))
+            return f"{shown} visible weights in its tensors; expected {wanted}"
+        return None
 
 
 @attrs.frozen(eq=False)
@@ -77,9 +92,7 @@ class TopKast:
 
     backward: float = attrs.field(default=2.0, validator=[attrs.validators.ge(1), attrs.validators.le(1e9)])
     penalty: float = attrs.field(default=1e-4, validator=[attrs.validators.ge(0), attrs.validators.le(1e9)])
-    start: Literal["erk", "er", "uniform"] = attrs.field(
-        default="uniform", validator=attrs.validators.in_(("erk", "er", "uniform"))
-    )
+    start: StartDistribution = attrs.field(default="uniform", validator=check_start_distribution)
     schedule: Every = Every(steps=100)
 
     @hookimpl

@@ -1,6 +1,6 @@
 """Checks that parameters, gradients and optimizer state belong to a training, each with a sentence about what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -15,22 +15,36 @@ from sparsecore_jax.sparse_training.tensors import SparseTensors, on_host
 from sparsecore_jax.sparse_training.transformation import SparseState, placed_like, sparse_state_of
 
 
-def found_state(opt_state: PyTree) -> tuple[SparseState, bool]:
+def found_state(opt_state: PyTree, tensors: SparseTensors) -> tuple[SparseState, bool]:
     """Return the state of the sparse optimizer, and whether MultiSteps accumulates around it.
 
     Args:
         opt_state: that state, or one that has it.
+        tensors: the sparse tensors.
 
     Raises:
-        InputError: there is none, or several.
+        InputError: there is none, or several, or it is stacked, as one that is replicated for ``jax.pmap``.
     """
     try:
-        return sparse_state_of(opt_state)
+        found = sparse_state_of(opt_state)
     except LookupError as error:
         raise InputError(
             f"opt_state has {error.args[0]} states of a sparse optimizer, and must have one; make it by the init of "
             "the optimizer that sparsify returned"
         ) from None
+    _check_not_stacked(found[0], tensors)
+    return found
+
+
+def _check_not_stacked(state: SparseState, tensors: SparseTensors) -> None:
+    for one, mask in zip(tensors.leaves, jax.tree.leaves(state.masks), strict=True):
+        shape = tuple(mask.shape)
+        if len(shape) == len(one.shape) + 1 and shape[1:] == tuple(one.shape):
+            raise InputError(
+                f"the optimizer's state has {shape[0]} masks of {one.name}, as one that is replicated for jax.pmap; "
+                "give the state, the parameters and the gradients of one replica, jax.tree.map(lambda leaf: leaf[0], "
+                "opt_state), and replicate what is returned; or shard arrays and use jax.jit in place of jax.pmap"
+            )
 
 
 def check_masks(state: SparseState, tensors: SparseTensors, topology: Topology) -> None:
@@ -134,6 +148,24 @@ def refuse_accumulation_around(is_accumulated: bool, engines: EngineGroups) -> N
         raise InputError(
             "the strategy asks for dense gradients, which optax.MultiSteps accumulates around the sparse optimizer; "
             "let it accumulate inside: sparsify(params, optax.MultiSteps(optimizer, ...))"
+        )
+
+
+def refuse_young_weights(saved: Mapping[str, Any]) -> None:
+    """Refuse the state dict of a training in PyTorch in which young weights do not take the optimizer's own steps.
+
+    Args:
+        saved: the state dict, of this training otherwise.
+
+    Raises:
+        InputError: it is so.
+    """
+    young = saved.get("young")
+    choices = young.get("choices") if isinstance(young, Mapping) else young
+    if choices:
+        raise InputError(
+            f"the state dict is of a training in which young weights get {choices}, and in JAX they take the "
+            "optimizer's own steps; go on in PyTorch"
         )
 
 

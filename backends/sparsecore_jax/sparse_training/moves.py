@@ -73,7 +73,9 @@ class Mover:
         # where the loop computes in double precision within a context, and this call is outside of it
         is_double = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves((params, state.inner_state)))
         with jax.enable_x64(True) if is_double else nullcontext():
-            params, inner_state, masks = self._moved(params, state.inner_state, kept, masks, values, momentum)
+            moved = self._moved(params, state.inner_state, kept, masks, values, momentum)
+        before = params, state.inner_state, jax.tree.leaves(state.masks)
+        params, inner_state, masks = jax.tree.map(_placed_as, moved, before)
         return params, state._replace(inner_state=inner_state, masks=with_leaves(state.masks, masks))
 
     def traced_move(
@@ -133,6 +135,12 @@ def like(new: Any, old: Any) -> Any:
         old: gives the type.
     """
     return jnp.asarray(new).astype(old.dtype)
+
+
+def _placed_as(new: Any, old: Any) -> Any:
+    """Return an array on the devices of another one, so that a step that was compiled for that takes it."""
+    is_elsewhere = getattr(old, "committed", False) and new.sharding != old.sharding
+    return jax.device_put(new, old.sharding) if is_elsewhere else new
 
 
 def _changes_values(reallocation: Reallocation, values: Any) -> bool:

@@ -28,6 +28,7 @@ from sparsecore_jax.sparse_training.checks import (
     no_gradient,
     placed_numbers,
     refuse_accumulation_around,
+    refuse_young_weights,
 )
 from sparsecore_jax.sparse_training.moves import Mover
 from sparsecore_jax.sparse_training.parameters import PyTree
@@ -123,7 +124,7 @@ class SparseTraining:
             DivergedError: a value is not finite.
         """
         self._record.observation.begin()
-        state, is_accumulated = found_state(opt_state)
+        state, is_accumulated = found_state(opt_state, self._parts.tensors)
         refuse_accumulation_around(is_accumulated, self._parts.engines)
         if not self._is_compared:
             self._compare(state)
@@ -153,7 +154,7 @@ class SparseTraining:
             InputError: the strategy's decisions cannot be traced, the number of steps of the run is not known
                 (``total_steps=``), or there are no gradients.
         """
-        state, is_accumulated = found_state(opt_state)
+        state, is_accumulated = found_state(opt_state, self._parts.tensors)
         refuse_accumulation_around(is_accumulated, self._parts.engines)
         tensors = self._parts.tensors
         dense = jax.tree.leaves(state.gradients) or None
@@ -174,7 +175,7 @@ class SparseTraining:
         Raises:
             InputError: it is no state of a sparse optimizer, or updates of the strategy cannot be traced.
         """
-        state, _ = found_state(opt_state)
+        state, _ = found_state(opt_state, self._parts.tensors)
         masks = [np.asarray(one) for one in jax.tree.leaves(state.masks)]
         updates = np.asarray(jax.tree.leaves(state.updates)[0]).tolist()
         parts, step = self._parts, as_int(state.count)
@@ -206,7 +207,7 @@ class SparseTraining:
             InputError: an inactive weight is not zero, or the state has other masks or counts other steps.
         """
         if opt_state is not None:
-            state, _ = found_state(opt_state)
+            state, _ = found_state(opt_state, self._parts.tensors)
             check_updates(state, self._updates_of_groups)
             check_count(as_int(state.count), self.step)
             self._compare(state)
@@ -287,6 +288,7 @@ class SparseTraining:
         """
         engines, saved = self._parts.engines, unpacked(saved)
         state, start = load(saved, engines, self._state, self._identity, ARRAYS)
+        refuse_young_weights(saved)
         record = load_record(saved, engines.layout, ARRAYS)
         self._state, self._start, self._is_compared, self._traced_groups = state, start, False, None
         record.put(self._record, state)

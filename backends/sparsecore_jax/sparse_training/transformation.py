@@ -85,7 +85,7 @@ def sparse_transformation(
         arrays = tensors.of_tree(params)
         masks = tuple(placed_like(mask, array) for mask, array in zip(now.masks, arrays, strict=True))
         inner_state = optimizer.init(params)
-        return SparseState(
+        state = SparseState(
             inner_state=masked_entries(inner_state, masks, entries),
             masks=masks,
             count=jnp.asarray(now.step, jnp.int32),
@@ -93,6 +93,7 @@ def sparse_transformation(
             updates=jnp.asarray(now.updates, jnp.int32),
             gradients=tuple(jnp.zeros(array.shape, array.dtype) for array in arrays) if accumulates else (),
         )
+        return _committed_like(state, arrays[0])
 
     def update(
         gradients: PyTree, state: SparseState, params: PyTree = None, **extra: Any
@@ -166,6 +167,31 @@ def placed_like(host: Any, array: Any) -> Any:
     placed = jnp.asarray(host)
     is_committed = not isinstance(array, jax.core.Tracer) and getattr(array, "committed", False)
     return jax.device_put(placed, array.sharding) if is_committed else placed
+
+
+def _committed_like(state: PyTree, array: Any) -> PyTree:
+    """Return a state whose arrays are committed where the parameters are, so that its first step compiles for all.
+
+    Counts that are made of nothing would be uncommitted before the first step and committed after it, and each of the
+    two would be compiled.
+
+    Args:
+        state: of an optimizer.
+        array: a parameter, of JAX or traced.
+    """
+    if isinstance(array, jax.core.Tracer) or not getattr(array, "committed", False):
+        return state
+    sharding = array.sharding
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    elif not isinstance(sharding, jax.sharding.SingleDeviceSharding):
+        return state
+
+    def placed(leaf: Any) -> Any:
+        is_uncommitted = isinstance(leaf, jax.Array) and not leaf.committed
+        return jax.device_put(leaf, sharding) if is_uncommitted else leaf
+
+    return jax.tree.map(placed, state)
 
 
 def _replaceable(step: Callable[[Any], tuple[PyTree, Any]], state: SparseState) -> tuple[PyTree, Any]:

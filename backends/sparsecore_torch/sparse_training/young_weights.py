@@ -19,6 +19,9 @@ from sparsecore_torch.sparse_training.optimizers.young_steps import YoungEntries
 from sparsecore_torch.sparse_training.storage.compact import carrier
 from sparsecore_torch.sparse_training.storage.storage import Storage
 
+_WHOLE_NUMBERS = (torch.int32, torch.int64)
+"""The dtypes of positions and ages in a state dict."""
+
 Choices = Mapping[str, YoungWeights]
 """What young weights get in each tensor in which that is not the optimizer's own step."""
 
@@ -178,12 +181,13 @@ class YoungSteps:
             "ages": marks[marks > 0].sub_(1).cpu(),
         }
 
-    def loaded(self, saved: Mapping[str, Any] | None, topology: Topology) -> Tensor:
+    def loaded(self, saved: Mapping[str, Any] | None, topology: Topology, step: int) -> Tensor:
         """Return the marks in a state dict; nothing changes.
 
         Args:
             saved: of :meth:`dump`; None of a version without young weights.
             topology: that it was saved with.
+            step: the number of steps that were finished then.
 
         Raises:
             InputError: it is damaged, or young weights get something else here.
@@ -194,15 +198,21 @@ class YoungSteps:
             return marks
         try:
             there, here = dict(saved["choices"]), {name: str(one) for name, one in self._choices.items()}
-            if any(saved[name].is_floating_point() or saved[name].is_complex() for name in ("positions", "ages")):
-                raise TypeError("positions and ages are whole numbers")
-            positions, ages = saved["positions"].to(active), saved["ages"].to(marks)
-            slots = torch.searchsorted(active, positions).clamp_(max=topology.size - 1)
-            is_sound = bool((active[slots] == positions).all()) and ages.shape == slots.shape and not (ages < 0).any()
+            if any(saved[name].dtype not in _WHOLE_NUMBERS or saved[name].ndim != 1 for name in ("positions", "ages")):
+                raise TypeError("positions and ages are vectors of whole numbers")
+            positions, ages = saved["positions"].to(marks), saved["ages"].to(marks)
+            slots = torch.searchsorted(active, positions.to(active)).clamp_(max=topology.size - 1)
+            is_sound = (
+                ages.shape == positions.shape
+                and bool((active[slots] == positions).all() and (slots.diff() > 0).all())
+                and bool(((ages >= 0) & (ages <= step)).all())
+            )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f"the state dict is damaged: its young weights cannot be read ({error!r})") from error
         if not is_sound:
-            raise InputError("the state dict is damaged: its young weights are not active, or have no age")
+            raise InputError(
+                f"the state dict is damaged: its young weights are not active, or have no age from 0 to {step}"
+            )
         for name in [*there, *here]:
             if there.get(name) != here.get(name):
                 raise InputError(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.position_validation import topology_error
+from sparsecore.engine.saved_states import saved_strategy_state_error
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Topology
 from sparsecore.run.checkpoint import Checkpoint, from_checkpoint, to_checkpoint
@@ -73,7 +74,14 @@ def _load(engine: Engine, start: State, saved: _SavedRun) -> Snapshot:
     from safetensors.numpy import load
 
     learner: Any = _ValuesHolder(None, engine.arrays)
-    state = from_checkpoint(Checkpoint(json.loads(saved.facts), load(saved.arrays)), start, learner)
+    checkpoint = Checkpoint(json.loads(saved.facts), load(saved.arrays))
+    state = from_checkpoint(checkpoint, start, learner)
+    units = engine.unit_map.units(state.topology)
+    for plugin, like in start.strategy_states.items():
+        error = saved_strategy_state_error(
+            like, checkpoint.facts["memories"][plugin], checkpoint.group(f"memory/{plugin}"), units
+        )
+        expect(error is None, f"a state that {plugin!r} has returned is refused when it is loaded: it has {error}")
     return Snapshot(state, learner.values)
 
 
