@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import attrs
 import numpy as np
-from sound_strategy import Calls, Sound, defect
+from sound_strategy import Calls, Sound, Traceable, defect
 
 from sparsecore import hookimpl
 from sparsecore.engine.declarations import Declares
@@ -201,3 +201,23 @@ class LargestLater(Sound):
     @hookimpl
     def prune(self, topology, values, strategy_state):
         return Sound.prune(self, topology, values if strategy_state.updates < 3 else 9 - abs(values))
+
+
+# numbers that are declared to follow from numbers
+
+
+@defect("prunes what is below half of the mean of its tensor, however many that are", "fixed-counts")
+class BelowMean(Traceable):
+    @hookimpl
+    def prune(self, topology, values):
+        arrays, magnitudes = topology.arrays, abs(values)
+        halves = [
+            np.full(last - first, float(np.mean(magnitudes[first:last])) / 2, values.dtype)
+            for first, last in zip(topology.bounds[:-1], topology.bounds[1:], strict=True)
+        ]
+        return magnitudes >= arrays.from_numpy(np.concatenate(halves))
+
+
+@defect("prunes the smallest of each tensor, and says that so many of each sign go", "fixed-counts")
+class TensorForSign(Traceable):
+    declares: ClassVar = Declares(smallest_first="sign", pruned_counts="fixed")

@@ -4,7 +4,7 @@ from typing import Any
 
 import attrs
 import numpy as np
-from sound_strategy import Box, Guided, Sound, defect
+from sound_strategy import Box, Guided, Sound, Traceable, defect
 
 from sparsecore import hookimpl
 from sparsecore.engine.growth import free_positions, shares
@@ -264,3 +264,24 @@ class GrowsElsewhere(Guided):
     @hookimpl
     def grow(self, occupied, counts):
         return free_positions(occupied, [np.arange(count) for count in counts])
+
+
+# growth that is declared to be by gradients
+
+
+@defect("grows where the gradient is largest, and not its absolute value", "gradient-first")
+class SignedGradient(Traceable):
+    def best(self, gradient, free, count):
+        return np.sort(free[np.argsort(-gradient[free], kind="stable")[:count]])
+
+
+@defect("grows at the last of equal gradients", "gradient-first")
+class LastOfEqual(Traceable):
+    def best(self, gradient, free, count):
+        return np.sort(free[::-1][np.argsort(-abs(gradient[free][::-1]), kind="stable")[:count]])
+
+
+@defect("grows at the gradients of the free positions before them", "gradient-first")
+class ShiftedGradient(Traceable):
+    def best(self, gradient, free, count):
+        return super().best(np.roll(gradient, 1), free, count)

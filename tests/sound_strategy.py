@@ -114,6 +114,27 @@ class Guided(Sound):
         return arrays.take(candidates.positions, arrays.concatenate(best))
 
 
+@attrs.frozen(eq=False)
+class Traceable(Sound):
+    """As :class:`Sound`, but grows where the gradients are largest, and declares what a compiler needs."""
+
+    declares: ClassVar = Declares(
+        smallest_first="tensor", shares="survivors", grown_value=0.5, pruned_counts="fixed", grows_first="gradient"
+    )
+
+    @hookimpl
+    def grow(self, occupied, counts, gradient):
+        layout = occupied.layout
+        grown = [
+            self.best(np.asarray(gradient(name)), np.setdiff1d(np.arange(size), occupied.local(name)), count) + offset
+            for name, size, offset, count in zip(layout.names, layout.sizes, layout.offsets, counts, strict=False)
+        ]
+        return occupied.arrays.from_numpy(np.concatenate(grown).astype(layout.position_dtype))
+
+    def best(self, gradient, free, count):
+        return np.sort(free[np.argsort(-abs(gradient[free]), kind="stable")[:count]])
+
+
 class Calls:
     def __init__(self):
         self.made = 0

@@ -33,9 +33,9 @@ class Declares:
         growth: 'fixed' if the same positions grow with every seed, although ``grow`` takes ``random``, as with
             hyperparameters that leave nothing to chance.
         start: 'fixed' if the positions at the start are the same with every seed.
-        pruned_counts: 'fixed' if the numbers of weights that ``prune`` takes from each tensor, zero, positive and
-            negative ones, follow from the clock and from how many there are of each. Backends that trace updates rely
-            on it, as on ``grows_first``.
+        pruned_counts: 'fixed' if the number of weights that ``prune`` takes from each tensor, or from each 'sign' of it
+            if the smallest of each go first, follows from the clock and from how many of its weights are zero, positive
+            and negative. Backends that trace updates rely on it, as on ``grows_first``.
         grows_first: 'gradient' if weights grow where the dense gradient is largest in absolute value, and among equals
             at the lowest positions.
         grows_at: 'candidates' if weights grow only at positions that the strategy's own ``candidates`` has named.

@@ -2,12 +2,13 @@
 
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsecore.engine.arrays import Array, Arrays, Gradient, InputNorms
 from sparsecore.engine.engine import Engine
@@ -184,7 +185,10 @@ def _scenario_values(scenario: Scenario, topology: Topology) -> Array:
 
 
 def run_update(
-    scenario: Scenario, arrays: Arrays | None = None, regrow_pruned: RegrowPruned | None = None
+    scenario: Scenario,
+    arrays: Arrays | None = None,
+    regrow_pruned: RegrowPruned | None = None,
+    change_values: Callable[[NDArray[Any]], NDArray[Any]] = np.asarray,
 ) -> UpdateRecord:
     """Run a scenario with its update.
 
@@ -192,11 +196,15 @@ def run_update(
         scenario: the scenario.
         arrays: the array operations of a backend; None for the oracle's.
         regrow_pruned: as of :func:`make_engine`.
+        change_values: returns the values for the update that is checked, given those of the scenario on the host.
     """
     recorder = _KeptRecorder()
     stack = {**fresh_copies(scenario.stack), "the recorder of the test kit": recorder}
     engine = make_engine(scenario, arrays, stack, regrow_pruned)
     before = snapshot_before_update(engine, scenario)
+    if change_values is not np.asarray:
+        values = change_values(engine.arrays.to_numpy(before.values))
+        before = Snapshot(before.state, engine.arrays.from_numpy(values))
     state, reallocation = perform_update(engine, scenario, before)
     return UpdateRecord(before, state, reallocation, recorder.topologies[-1])
 
