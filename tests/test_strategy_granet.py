@@ -145,5 +145,5 @@ def test_the_defaults_are_the_papers():
     "arguments", [{"drop_fraction": 1.0}, {"initial_sparsity": 1.0}, {"start": "dense"}, {"begin": 0.8}]
 )
 def test_hyperparameters_out_of_range_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"must be|given begin"):
+    with pytest.raises(ValueError, match=r"must be|given begin|no start distribution named 'dense'"):
         GradualRegeneration(**arguments)

@@ -44,10 +44,10 @@ class Connections:
 
     def loading_error(self, _: "Connections", topology: Topology) -> str | None:
         """Return what is wrong with signs that were read, or with numbers of active connections."""
-        error = signs_error(self.signs, topology)
-        if error is None and bool((topology.arrays.take(self.dormant, topology.positions) >= 0).any()):
+        arrays = topology.arrays
+        if len(arrays.nonzero(arrays.take(self.dormant, topology.positions) >= 0)):
             return "numbers in dormant that are not below zero where a connection is active"
-        return error
+        return signs_error(self.signs, topology)
 
     def waking(self, topology: Topology) -> Counts:
         """Count the dormant connections that wake; counted once for a state, as a device is waited for.

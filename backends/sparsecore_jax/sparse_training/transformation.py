@@ -169,14 +169,14 @@ def placed_like(host: Any, array: Any) -> Any:
     return jax.device_put(placed, array.sharding) if is_committed else placed
 
 
-def _committed_like(state: PyTree, array: Any) -> PyTree:
+def _committed_like(state: SparseState, array: Any) -> SparseState:
     """Return a state whose arrays are committed where the parameters are, so that its first step compiles for all.
 
     Counts that are made of nothing would be uncommitted before the first step and committed after it, and each of the
     two would be compiled.
 
     Args:
-        state: of an optimizer.
+        state: before the first step.
         array: a parameter, of JAX or traced.
     """
     if isinstance(array, jax.core.Tracer) or not getattr(array, "committed", False):
@@ -191,7 +191,8 @@ def _committed_like(state: PyTree, array: Any) -> PyTree:
         is_uncommitted = isinstance(leaf, jax.Array) and not leaf.committed
         return jax.device_put(leaf, sharding) if is_uncommitted else leaf
 
-    return jax.tree.map(placed, state)
+    committed: SparseState = jax.tree.map(placed, state)
+    return committed
 
 
 def _replaceable(step: Callable[[Any], tuple[PyTree, Any]], state: SparseState) -> tuple[PyTree, Any]:
