@@ -6,6 +6,7 @@ it would take longer over those than the tiny networks take to run.
 """
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+# by the defaults of Python, garbage collections take a tenth of the time, most of it those of the oldest generation
+gc.set_threshold(2_000, 10, 100)
 
 _COMMON = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 # a quarter of the usual number of examples, which are others in each run, keep the whole suite short
@@ -32,7 +36,12 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: no garbage collection of a test needs to walk through all of PyTorch."""
+    """What is imported by now stays: no garbage collection of a test needs to walk through all of PyTorch.
+
+    Nor does PyTorch write out the graphs of each compilation, as it does for handlers of its logger for traces: pytest
+    adds some to every logger that does not propagate.
+    """
+    logging.getLogger("torch.__trace").propagate = True
     # older releases make a random generator at the first example, and warn if the collector cannot see who holds it
     given(st.none())(lambda _: None)()
     gc.collect()

@@ -14,8 +14,8 @@ TWO_TENSORS = Layout.of({"first": (10, 10), "second": (20, 5)})
 # what breaks comparisons: zeros of both signs, ties, the smallest numbers of both dtypes
 _AWKWARD = (0.0, -0.0, 0.25, -0.25, 1.0, -1.0, 1e-3, -1e-3, 1e-40, -1e-40, 1.4e-45, 5e-324)
 
-_sides = st.integers(1, 6)
-_shapes = st.one_of(st.tuples(_sides), st.tuples(_sides, _sides), st.tuples(_sides, _sides, st.just(3), st.just(3)))
+_sides, _filters = st.integers(1, 6), st.integers(1, 3)
+_shapes = st.one_of(st.tuples(_sides), st.tuples(_sides, _sides), st.tuples(_filters, _filters, st.just(3), st.just(3)))
 
 
 @st.composite

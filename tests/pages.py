@@ -27,7 +27,9 @@ exec "$PYTHON" -m sparsecore "$@"
     "python": """
 case "$*" in
 "-m pip install "*) exec "$PYTHON" "$HERE/plugin_projects.py" . "$SITE";;
-"-m pytest"*) set -- "$@" -p no:cacheprovider -k "test_the or test_what or nothing or growth or argsort or relu";;
+"-m pytest"*)
+  set -- "$@" -p no:cacheprovider -p no:anyio -p no:nbmake -p no:jaxtyping
+  set -- "$@" -k "test_the or test_what or nothing or growth or argsort or relu";;
 esac
 exec "$PYTHON" "$@"
 """,

@@ -102,8 +102,9 @@ model, _ = only(torch.nn.Conv2d(3, 4, 3))
 @pytest.mark.parametrize(
     "imports",
     [
-        pytest.param(f"{WITH_TORCH}\n{KERNELS}\n{USE}", id="torch first"),
+        pytest.param(f"{WITH_TORCH}\n{KERNELS}\n{USE}", id="torch first", marks=pytest.mark.slow),
         pytest.param(f"{KERNELS}\n{USE}", id="torch last", marks=pytest.mark.slow),
+        # the one with two OpenMP runtimes, of which the wrong one comes first
         pytest.param(f"{KERNELS}\n{SKLEARN}\n{USE}", id="scikit-learn and its OpenMP first"),
         pytest.param(f"{KERNELS}\n{USE}\n{SKLEARN}", id="scikit-learn and its OpenMP last", marks=pytest.mark.slow),
         pytest.param(SPARSIFY, id="by sparsify", marks=pytest.mark.slow),

@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sparsecore_cpu._kernels")
 
 from kernel_examples import STORAGES, always
+from pairwise import every_other
 from region_examples import MODELS, gradients_of, sparse
 from sparsify_examples import sgd
 from torch import nn
@@ -15,8 +16,7 @@ from torch.nn import functional
 from sparsecore_torch import sparsify
 
 
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("name", MODELS)
+@every_other(name=MODELS, storage=STORAGES)
 def test_outputs_and_gradients_are_those_of_torch_in_double_precision(name, storage):
     model, inputs = MODELS[name]()
     training = sparse(model, storage)

@@ -73,6 +73,8 @@ def behind_no_grad(x):
 
 
 SLICED = [by_index, by_unbind, by_select, by_chunk, by_split, by_slices]
+SPELLINGS = [by_unbind, by_select, by_split]
+"""Other spellings of those before, which are the same views: slow tests."""
 SPLITS = [*SLICED, of_interleaved_heads, without_keys, overlapping, of_shifted_vectors, behind_no_grad]
 
 
@@ -177,7 +179,9 @@ def results_of(training):
     return [type(result) for region in cut.regions for result in region.results]
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    "split", [pytest.param(one, marks=[pytest.mark.slow] if one in SPELLINGS else []) for one in SPLITS]
+)
 def test_splits_of_a_projection_have_the_results_and_gradients_of_torch(split):
     model, training = prepared(lambda: Transformer(split))
     check(gradients(model, MODELS["transformer"][1]), oracle(lambda: Transformer(split), MODELS["transformer"][1]))

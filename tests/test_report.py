@@ -8,10 +8,12 @@ import sys
 import xml.etree.ElementTree as ET
 from base64 import b64encode
 from collections import Counter
+from functools import cache
 from hashlib import sha256
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
 import pytest
@@ -115,9 +117,16 @@ KINDS = {
 }
 
 
+@cache
+def page_of(kind):
+    """The page of a kind of run, drawn once."""
+    with TemporaryDirectory() as folder:
+        return report_of(write_run(Path(folder) / "run", **KINDS[kind]))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_of_every_kind_of_run_is_one_file_that_needs_no_network(tmp_path, kind):
-    page = report_of(write_run(tmp_path / "run", **KINDS[kind]))
+def test_the_page_of_every_kind_of_run_is_one_file_that_needs_no_network(kind):
+    page = page_of(kind)
     outline = Outline(page)
     assert not {"link", "img", "iframe", "object", "embed", "base", "form"} & set(outline.tags)
     assert all(reference.startswith("data:") for reference in outline.references)
@@ -127,8 +136,8 @@ def test_the_page_of_every_kind_of_run_is_one_file_that_needs_no_network(tmp_pat
     assert len(page) < 300_000
 
 
-def test_the_policy_of_the_page_permits_its_own_scripts_alone(tmp_path):
-    page = report_of(write_run(tmp_path / "run", **KINDS["finished"]))
+def test_the_policy_of_the_page_permits_its_own_scripts_alone():
+    page = page_of("finished")
     [policy] = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert (rules["default-src"], rules["img-src"]) == ("'none'", "data:")
@@ -138,8 +147,8 @@ def test_the_policy_of_the_page_permits_its_own_scripts_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_drawings_are_well_formed_and_have_unique_ids(tmp_path, kind):
-    page = report_of(write_run(tmp_path / "run", **KINDS[kind]))
+def test_drawings_are_well_formed_and_have_unique_ids(kind):
+    page = page_of(kind)
     drawings = [ET.fromstring(drawing) for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     numbers = [text for each in drawings for one in each.iter() for text in one.attrib.values() if "nan" in text]
     assert not numbers
@@ -150,8 +159,8 @@ def test_drawings_are_well_formed_and_have_unique_ids(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "count"), {"finished": 7, "static": 4, "no epoch yet": 1, "no threshold": 6, "no sparse tensor": 3}.items()
 )
-def test_a_figure_is_drawn_exactly_when_it_has_data(tmp_path, kind, count):
-    outline = Outline(report_of(write_run(tmp_path / "run", **KINDS[kind])))
+def test_a_figure_is_drawn_exactly_when_it_has_data(kind, count):
+    outline = Outline(page_of(kind))
     assert outline.tags["figure"] == count
     assert outline.drawings == count
 
@@ -188,8 +197,8 @@ def test_nested_settings_are_readable(tmp_path):
     assert 'rate {"0": 0.1, "60": 0.02}, nesterov true' in text
 
 
-def test_the_page_of_an_unfinished_run_shows_its_progress(tmp_path):
-    text = Outline(report_of(write_run(tmp_path / "run", **KINDS["unfinished"]))).text
+def test_the_page_of_an_unfinished_run_shows_its_progress():
+    text = Outline(page_of("unfinished")).text
     assert "has not finished. So far: epochs 3, updates 1." in text
     assert "94.21%" not in text
 

@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from pairwise import every_other
 from simulated_cuda import DEVICE, CudaTensor, on_device, simulated_cuda, waits
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -88,7 +89,7 @@ def device() -> Iterator[None]:
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    sides = (12, 24, 24, 24, 4)
+    sides = (12, 24, 24, 4)
     layers = [part for fan in itertools.pairwise(sides) for part in (nn.Linear(*fan, bias=False), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
@@ -242,15 +243,14 @@ def test_summary_and_squash_work_on_the_device(storage: str) -> None:
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "sgd foreach": lambda given: torch.optim.SGD(given, lr=0.1, momentum=0.9, foreach=True),
     "sgd fused": lambda given: torch.optim.SGD(given, lr=0.1, momentum=0.9, fused=True),
-    "adamw foreach": lambda given: torch.optim.AdamW(given, lr=0.01, foreach=True),
     "adamw fused": lambda given: torch.optim.AdamW(given, lr=0.01, fused=True),
+    "adamw foreach": lambda given: torch.optim.AdamW(given, lr=0.01, foreach=True),
     "rprop": lambda given: torch.optim.Rprop(given, lr=0.01),
 }
 
 
 @pytest.mark.usefixtures("device")
-@pytest.mark.parametrize("storage", ["masked", "compact"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@every_other(name=OPTIMIZERS, storage=["masked", "compact"])
 def test_foreach_and_fused_optimizers_never_wait(name: str, storage: str) -> None:
     model, optimizer, training = begun(_DPR, storage, make=OPTIMIZERS[name])
     quiet, updates = trained(model, optimizer, training)

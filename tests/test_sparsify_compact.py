@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from compact_examples import Convolutions, Mlp, Transformer, batches, loss_of, started, train
-from pairwise import every_pair
+from pairwise import every_other, every_pair
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -59,8 +59,7 @@ def check_equal_training(network, strategy, optimizer):
     assert trainings[0].topology.sha256() != started(NETWORKS[network], "masked")[2].topology.sha256()
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("network", ["mlp", "transformer", "convolutions"])
+@every_other(network=["mlp", "transformer", "convolutions"], optimizer=["sgd", "adamw"])
 def test_clipping_by_norm_equals_that_of_masks_within_rounding(network, optimizer):
     trainings = []
     for model, trains, training in both(NETWORKS[network], optimizer=optimizer, dtype=torch.float64):

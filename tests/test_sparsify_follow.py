@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from pairwise import every_other
 from sparsify_examples import everything, mlp, often, sgd, train
 from wrapped_optimizers import Accelerated
 
@@ -28,8 +29,7 @@ def started(way):
     return model, optimizer, training
 
 
-@pytest.mark.parametrize("wrap", [lambda inner: inner, Accelerated], ids=["plain", "wrapped"])
-@pytest.mark.parametrize("way", WAYS)
+@every_other(way=WAYS, wrap=[lambda inner: inner, Accelerated])
 def test_the_new_optimizer_continues_as_if_it_started_without_state(way, wrap):
     model, optimizer, training = started(way)
     # the same from here on, as the optimizer of the start with its state taken away
@@ -72,8 +72,7 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", UNUSABLE)
+@every_other(way=WAYS, case=UNUSABLE)
 def test_an_optimizer_that_cannot_take_over_is_refused_and_training_continues(case, way):
     make, sentence = UNUSABLE[case]
     model, optimizer, training = started(way)

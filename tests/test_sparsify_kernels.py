@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sparsecore_cpu._kernels")
 
 from kernel_examples import CLOSE, STORAGES, convnet, only, pictures, started, train
+from pairwise import every_other
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.overrides import TorchFunctionMode
@@ -31,8 +32,7 @@ class DenseLayers(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("strategy", ["dpr", "set", "deepr", "gradient"])
+@every_other(strategy=["set", "dpr", "gradient", "deepr"], storage=STORAGES)
 def test_training_equals_that_of_dense_kernels_within_rounding(strategy, storage):
     results = {}
     for kernels in ("dense", "sparse"):

@@ -174,6 +174,7 @@ def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch):
     assert raised.value.filename == str(tmp_path / "file")
 
 
+@pytest.mark.usefixtures("quick_runs")
 @pytest.mark.parametrize("command", ["train", "lottery"])
 def test_a_second_process_in_one_folder_is_refused(command, tmp_path):
     images = small_images(tmp_path / "small.npz")

@@ -10,7 +10,7 @@ from sparsecore_numpy import NumpyBackend
 
 class TestNumpy(BackendTests):
     backend = NumpyBackend()
-    max_examples = 40
+    max_examples = 25
 
 
 @pytest.mark.slow

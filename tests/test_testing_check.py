@@ -195,7 +195,7 @@ def test_several_names_are_checked_as_a_stack_with_reproducible_examples(folder:
 def test_an_error_that_stops_several_promises_is_printed_once(folder: Path) -> None:
     (folder / "unsaved.py").write_text(UNSAVED)
     promises = [part for name in ("due", "growth") for part in ("--promise", name)]
-    done = sparsecore("check", "unsaved.py:Unsaved", "--examples", "5", *promises, cwd=folder)
+    done = sparsecore("check", "unsaved.py:Unsaved", "--examples", "1", *promises, cwd=folder)
     assert done.returncode == 1, done.stderr
     assert lines(done) == dict.fromkeys(("due", "growth"), "not checked")
     assert done.stdout.count("'history'") == 1

@@ -192,7 +192,9 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", ["mixed", "by keyword alone", pytest.param("a number", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "call", ["mixed", *(pytest.param(one, marks=pytest.mark.slow) for one in ("by keyword alone", "a number"))]
+)
 def test_inputs_by_keyword_are_exported_and_run(call, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
