@@ -175,6 +175,21 @@ def test_several_optimizers_each_correct_their_own_weights() -> None:
     assert_as_alone(loop)
 
 
+def test_an_optimizer_may_take_more_steps_than_another_and_ages_beyond_all_steps_are_mature() -> None:
+    loop = Loop((adamw, adamw), {"young": OWN}, SparseEvolution(schedule=Every(steps=2)))
+    for step in range(1, 4):
+        loop.run(range(step, step + 1))
+        for _ in range(5):
+            loop.optimizers[0].step()
+    state = loop.training.state_dict()
+    assert max(state["young"]["ages"].tolist()) > loop.training.step
+    loop.training.load_state_dict(state)
+    del state["checksums"]
+    state["young"]["ages"][0] = 2**39
+    loop.training.load_state_dict(state)
+    assert len(loop.training.state_dict()["young"]["ages"]) == len(state["young"]["ages"]) - 1
+
+
 def test_updates_that_replace_a_step_do_not_age_weights() -> None:
     loop = Loop((adamw,), {"young": OWN}, RigL(schedule=Every(steps=7)))
     loop.run(range(1, STEPS + 1))

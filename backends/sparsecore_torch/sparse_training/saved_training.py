@@ -117,7 +117,7 @@ def load_training(
         record = load_record(saved, parts.engines.layout, ARRAYS)
         flops = FlopCount.load(saved.get("flops"), tensors, state.clock.step, has_silent=has_silent)
         installed.silent.check(saved, state.topology.size)
-        marks = installed.young.loaded(saved.get("young"), state.topology, state.clock.step)
+        marks = installed.young.loaded(saved.get("young"), state.topology)
         check_sums(saved)
     except InputError:
         raise

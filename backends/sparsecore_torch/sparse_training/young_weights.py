@@ -22,6 +22,9 @@ from sparsecore_torch.sparse_training.storage.storage import Storage
 _WHOLE_NUMBERS = (torch.int32, torch.int64)
 """The dtypes of positions and ages in a state dict."""
 
+_TOO_OLD = 2**40
+"""A number of steps that no weight has taken."""
+
 Choices = Mapping[str, YoungWeights]
 """What young weights get in each tensor in which that is not the optimizer's own step."""
 
@@ -154,6 +157,7 @@ class YoungSteps:
             self._entries[name] = YoungEntries(
                 optimizer, group, parameter, young, places, indices, marks[own][chosen] - 1, oldest
             )
+            self._entries[name].drop_mature()
 
     def carry(self, reallocation: Reallocation) -> None:
         """Follow the weights to another topology, where those that have grown are young."""
@@ -181,13 +185,12 @@ class YoungSteps:
             "ages": marks[marks > 0].sub_(1).cpu(),
         }
 
-    def loaded(self, saved: Mapping[str, Any] | None, topology: Topology, step: int) -> Tensor:
+    def loaded(self, saved: Mapping[str, Any] | None, topology: Topology) -> Tensor:
         """Return the marks in a state dict; nothing changes.
 
         Args:
             saved: of :meth:`dump`; None of a version without young weights.
             topology: that it was saved with.
-            step: the number of steps that were finished then.
 
         Raises:
             InputError: it is damaged, or young weights get something else here.
@@ -205,14 +208,12 @@ class YoungSteps:
             is_sound = (
                 ages.shape == positions.shape
                 and bool((active[slots] == positions).all() and (slots.diff() > 0).all())
-                and bool(((ages >= 0) & (ages <= step)).all())
+                and bool(((ages >= 0) & (ages < _TOO_OLD)).all())
             )
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f"the state dict is damaged: its young weights cannot be read ({error!r})") from error
         if not is_sound:
-            raise InputError(
-                f"the state dict is damaged: its young weights are not active, or have no age from 0 to {step}"
-            )
+            raise InputError("the state dict is damaged: its young weights are not active, or not of an age")
         for name in [*there, *here]:
             if there.get(name) != here.get(name):
                 raise InputError(

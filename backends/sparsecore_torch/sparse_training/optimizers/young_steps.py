@@ -156,7 +156,7 @@ class YoungEntries:
         if isinstance(has_stepped, Tensor):
             change = torch.where(has_stepped, change, torch.zeros_like(change))
         put_entries(self.parameter, self.indices, gather(self.parameter, self.indices).to(change.dtype) + change)
-        self._drop_mature()
+        self.drop_mature()
 
     def _change(self, count: float | Tensor) -> Tensor:
         """The step that was taken, with the opposite sign, and the weights' own one."""
@@ -176,7 +176,7 @@ class YoungEntries:
         taken: Tensor = rate / taken_rate * (first / (root / taken_root + epsilon))
         return taken - own
 
-    def _drop_mature(self) -> None:
+    def drop_mature(self) -> None:
         """Forget the weights that are no longer young, when the oldest may be one of them."""
         limit = maturity(self.young, _betas(self.optimizer.param_groups[self.group]))
         if self.oldest >= limit:
