@@ -248,9 +248,14 @@ _COUNTS_OF_STEPS = ("step", "steps", "young")
 """The last parts of the names of a learner's arrays that count steps: of all weights, or since a weight has grown."""
 
 
+_PARAMETERS = ("other.", "running.")
+"""What the names of a learner's arrays begin with that are of a network, by names of its own."""
+
+
 def _check_step_counts(arrays: Mapping[str, NDArray[Any]], clock: Clock) -> None:
     for name, array in arrays.items():
-        if name.replace("/", ".").rpartition(".")[2] not in _COUNTS_OF_STEPS:
+        own = name.removeprefix("learner/")
+        if own.rpartition(".")[2] not in _COUNTS_OF_STEPS or own.startswith(_PARAMETERS):
             continue
         if not np.all((array >= 0) & (array <= clock.step) & (array == np.floor(array))):
             raise InputError(f"the array {name!r} has numbers that count no steps of a run at step {clock.step}")
