@@ -137,7 +137,7 @@ def sizes_of_tensors() -> dict[str, int]:
     return dict(zip(TWO_TENSORS.names, TWO_TENSORS.sizes, strict=True))
 
 
-def damages(array: np.ndarray, *, may_be_zero: bool) -> dict[str, Any]:
+def damages(name: str, array: np.ndarray, *, may_be_zero: bool) -> dict[str, Any]:
     """What no training of a built-in strategy has written in the place of a vector of its state."""
     is_whole = array.dtype.kind == "i"
     return {
@@ -149,6 +149,7 @@ def damages(array: np.ndarray, *, may_be_zero: bool) -> dict[str, Any]:
         "longer": np.r_[array, array],
         "table": array[None],
         "16 bits": array.astype(np.float16),
+        **({} if name == "momentum" else {"64 bits": array.astype(np.float64)}),
         "complex": array.astype(np.complex128),
         **({"not finite": np.full_like(array, np.nan)} if array.dtype.kind == "f" else {}),
         **({"all": np.ones_like(array)} if array.dtype.kind == "b" else {}),
@@ -179,7 +180,7 @@ def test_a_state_in_a_file_that_no_training_has_written_is_refused(name):
     assert saved_strategy_state_error(like, scalars, vectors, state.topology) is None
     given = [({**scalars, field: value}, vectors, f"{field} {value}") for field in scalars for value in SCALARS]
     for field, array in vectors.items():
-        changes = damages(array, may_be_zero=(name, field) in MAY_BE_ZERO)
+        changes = damages(field, array, may_be_zero=(name, field) in MAY_BE_ZERO)
         given += [(scalars, {**vectors, field: value}, f"{field} {kind}") for kind, value in changes.items()]
     given += [(scalars, {**vectors, "more": np.zeros(2)}, "more"), ({}, {}, "none")]
     for changed_scalars, changed_vectors, what in given:

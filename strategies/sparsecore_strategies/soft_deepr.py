@@ -42,9 +42,11 @@ class Connections:
     signs: Array = per_weight()
     dormant: Array = per_position()
 
-    def loading_error(self, _: "Connections", topology: Topology) -> str | None:
+    def loading_error(self, like: "Connections", topology: Topology) -> str | None:
         """Return what is wrong with signs that were read, or with numbers of active connections."""
         arrays = topology.arrays
+        if self.dormant.dtype != like.dormant.dtype:
+            return f"dormant of {self.dormant.dtype}; expected {like.dormant.dtype}"
         if len(arrays.nonzero(arrays.take(self.dormant, topology.positions) >= 0)):
             return "numbers in dormant that are not below zero where a connection is active"
         return signs_error(self.signs, topology)

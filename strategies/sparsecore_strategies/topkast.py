@@ -52,6 +52,8 @@ class Parameters:
         error = weight_counts_error("forward", self.forward, like.forward, topology)
         if error is not None:
             return error
+        if self.latest.dtype != like.latest.dtype:
+            return f"latest of {self.latest.dtype}; expected {like.latest.dtype}"
         counts = counting_of(topology.arrays).count_each(self.visible, topology.bounds)
         expected = np.minimum(self.forward, topology.counts)
         if not np.array_equal(counts, expected):
