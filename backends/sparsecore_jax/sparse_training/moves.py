@@ -74,8 +74,8 @@ class Mover:
         is_double = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves((params, state.inner_state)))
         with jax.enable_x64(True) if is_double else nullcontext():
             moved = self._moved(params, state.inner_state, kept, masks, values, momentum)
-        before = params, state.inner_state, jax.tree.leaves(state.masks)
-        params, inner_state, masks = jax.tree.map(_placed_as, moved, before)
+            before = params, state.inner_state, jax.tree.leaves(state.masks)
+            params, inner_state, masks = jax.tree.map(_placed_as, moved, before)
         return params, state._replace(inner_state=inner_state, masks=with_leaves(state.masks, masks))
 
     def traced_move(
