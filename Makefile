@@ -58,8 +58,9 @@ test-slow: .venv/installed-for-tests .venv/cpu-built
 test-processors: .venv/installed-for-tests .venv/cpu-built
 	$(BIN)/python tests/processors.py $(ARGUMENTS)
 
-# The oldest or the newest versions of everything that pyproject.toml names, which is the only list; uv chooses the
-# oldest, as pip cannot. The oldest run on the oldest Python. The kernels are compiled where they are in .venv, too.
+# The oldest or the newest versions of all that pyproject.toml names for users, which is the only list; what builds,
+# documents and lints has only the versions of constraints.txt. uv chooses the oldest, as pip cannot. The oldest run on
+# the oldest Python. The kernels are compiled where they are in .venv, too.
 # Other tests: make test-oldest ARGUMENTS='tests/test_sparsify.py'
 OLDEST_PYTHON = $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 COMPATIBLE := all-without-cpu,vision,lightning,transformers,tensorboard,wandb,mlflow,trackio
