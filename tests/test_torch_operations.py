@@ -25,6 +25,7 @@ from sparsecore.host.computation import Tape
 from sparsecore_numpy import normalization, operations
 from sparsecore_numpy.workspace import WorkerPool, Workspace
 from sparsecore_torch.experiment.inputs import DeviceSplit
+from sparsecore_torch.experiment.layers import SPARSE
 from sparsecore_torch.experiment.operations import DenseWeight, SparseWeight, TorchOperations, by_batch, by_running
 
 FloatArray = NDArray[np.float64]
@@ -45,7 +46,7 @@ def numpy_weight(dense: FloatArray, positions: Any) -> weights.WeightView:
 def sparse_weight(dense: FloatArray, positions: Any, device: str) -> SparseWeight:
     values = torch.tensor(dense.reshape(-1)[positions], device=device, requires_grad=True)
     places = torch.tensor(positions + OFFSET, dtype=torch.int32, device=device)
-    return SparseWeight(values, places, OFFSET, dense.shape)
+    return SparseWeight(values, places, OFFSET, dense.shape, SPARSE)
 
 
 def dense_weight(dense: FloatArray, device: str) -> DenseWeight:
@@ -228,8 +229,8 @@ def test_gradients_of_sparse_layers_are_those_of_central_differences(device: str
     x = torch.tensor(rng.standard_normal((2, 3, 4, 4)), device=device, requires_grad=needs_x)
 
     def function(x: Any, kernel_values: Any, matrix_values: Any) -> Any:
-        first = SparseWeight(kernel_values, kernel.positions, OFFSET, kernel.shape)
-        second = SparseWeight(matrix_values, matrix.positions, OFFSET, matrix.shape)
+        first = SparseWeight(kernel_values, kernel.positions, OFFSET, kernel.shape, SPARSE)
+        second = SparseWeight(matrix_values, matrix.positions, OFFSET, matrix.shape, SPARSE)
         y = first.conv2d(x, 2, 1).mean((2, 3))
         return second.linear(y, None) + second.tensor().sum(1)
 
@@ -245,7 +246,7 @@ def test_custom_operators_pass_torch_s_opcheck(device: str) -> None:
     torch.library.opcheck(library.conv2d.default, (x, *arguments, 1, 1))
     torch.library.opcheck(library.dense.default, arguments)
     matrix = sparse_weight(draws(0).standard_normal((2, 3)), np.array([1, 2]), device)
-    arguments = (matrix.values, matrix.positions, OFFSET, matrix.shape)
+    arguments = (matrix.values, matrix.positions, OFFSET, matrix.shape, SPARSE)
     torch.library.opcheck(library.linear.default, (on_torch(draws(1).standard_normal((4, 3)), device), *arguments))
 
 

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
 
 import click
@@ -45,6 +46,8 @@ for command in (train, lottery, study, report, plugins, check, new_strategy):
 
 def run_process() -> None:
     """Run the command line and end the process with the exit status of :func:`run`."""
+    if sys.stderr is None:  # closed, which is not what libraries expect: NumPy 2.0 would raise when it is imported
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # print "?" where a terminal has no × or ζ
@@ -81,8 +84,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status: int = commands(arguments, standalone_mode=False) or 0
     except click.exceptions.Abort as error:
         status = 130
-        if isinstance(error.__cause__, EOFError):  # click also aborts when a plugin reads past the end of a stream
-            raise error.__cause__ from None
+        reason = error.__cause__ or error.__context__  # old releases of click name no cause
+        if isinstance(reason, EOFError):  # click also aborts when a plugin reads past the end of a stream
+            raise reason from None
     except click.ClickException as error:
         status = error.exit_code
         if _prints_for(None):

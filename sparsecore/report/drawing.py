@@ -69,7 +69,8 @@ def hover(axes: "Axes", x: Sequence[float], y: Sequence[float], texts: Sequence[
         return
     xs, ys, shown_texts = zip(*shown, strict=True)
     # ids are unique within a figure, also if it has several axes
-    artists = [artist for each in axes.get_figure(root=True).axes for artist in each.get_lines()]  # type: ignore[union-attr]
+    figure = axes.figure.figure  # the whole one, of which axes.figure may be a part
+    artists = [artist for each in figure.axes for artist in each.get_lines()]
     number = sum(str(artist.get_gid()).startswith(_HOVER) for artist in artists)
     gid = _HOVER + ".".join([str(number), *(base64.urlsafe_b64encode(text.encode()).decode() for text in shown_texts)])
     axes.plot(xs, ys, linestyle="none", marker="o", markersize=9, alpha=0, gid=gid, label="_hover", **more)

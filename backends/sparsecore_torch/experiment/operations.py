@@ -15,7 +15,7 @@ from sparsecore.learning.operations import (
     check_equal_shapes,
     check_kernel_fits,
 )
-from sparsecore_torch.experiment.layers import SPARSE, TIED, Layers
+from sparsecore_torch.experiment.layers import TIED, Layers
 
 
 class TorchWeight(Protocol):
@@ -97,7 +97,7 @@ class SparseWeight:
     positions: Tensor
     offset: int
     shape: tuple[int, ...]
-    layers: Layers = SPARSE
+    layers: Layers
     measure: Callable[[Tensor], None] | None = None
 
     def tensor(self) -> Tensor:
