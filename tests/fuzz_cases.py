@@ -266,6 +266,34 @@ def by_rows(call: Call) -> None:
     if call.random.random() < 0.5:
         call.change()
     call.do(made.run, call.threads())
+    greatest = call.do(
+        _kernels.RowMaximum,
+        x=x,
+        x_start=call.integer(start),
+        x_stride=call.integer(room),
+        out=out,
+        out_start=call.integer(start),
+        out_stride=call.integer(room),
+        channels=call.integer(channels),
+        offsets=offsets,
+        inside=call.array("f4", pixels),
+    )
+    call.do(greatest.run, call.threads())
+
+
+def attention(call: Call) -> None:
+    """Attention, with memory as it lies behind a linear layer or in any other way."""
+    draw = call.random.randint
+    examples, heads, tokens, keys, features, values = (draw(1, most) for most in (2, 3, 40, 40, 9, 9))
+
+    def operand(rows: int, columns: int) -> object:
+        array = call.array("f4", examples, heads, columns, rows)
+        return array.swapaxes(-1, -2) if isinstance(array, np.ndarray) and array.ndim > 1 else array
+
+    query, key, value = operand(tokens, features), operand(keys, features), operand(keys, values)
+    out = query if call.odd() else operand(tokens, values)
+    name, scale = "no such" if call.odd() else call.kernels.name, call.random.choice(FLOATS)
+    call.do(_kernels.attend, name, query, key, value, out, call.random.random() < 0.5, scale, call.threads())
 
 
 def linear(call: Call) -> None:
@@ -319,6 +347,7 @@ ENTRIES = (
     pictures,
     lists,
     by_rows,
+    attention,
     linear,
     linear,
 )

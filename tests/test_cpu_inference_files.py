@@ -245,3 +245,36 @@ def test_arrays_that_do_not_fit_are_refused_before_anything_is_read_or_written()
     for change, sentence in wrong:
         with pytest.raises(ValueError, match=sentence):
             _kernels.RowConvolution(**{**given, **change})
+
+
+def test_max_pooling_that_does_not_fit_its_memory_is_refused() -> None:
+    x, out = np.arange(80, dtype=np.float32), np.full(32, np.nan, np.float32)
+    given: dict[str, Any] = {
+        "x": x,
+        "x_start": 16,
+        "x_stride": 32,
+        "out": out,
+        "out_start": 0,
+        "out_stride": 16,
+        "channels": 2,
+        "offsets": np.array([-16, 0, 16], np.int32),
+        "inside": (np.arange(16) < 9).astype(np.float32),
+    }
+    _kernels.RowMaximum(**given).run(2)
+    np.testing.assert_array_equal(out.reshape(2, 16)[:, :9], x[32:].reshape(-1, 16)[::2, :9][:2])
+    np.testing.assert_array_equal(out.reshape(2, 16)[:, 9:], 0)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"offsets": np.array([17], np.int32)}, "read beyond the input"),
+        ({"offsets": np.array([-17], np.int32)}, "read beyond the input"),
+        ({"offsets": np.zeros(0, np.int32)}, "one offset at least"),
+        ({"x_stride": 2**63}, "too large"),
+        ({"channels": 3}, "do not fit their memory"),
+        ({"channels": 0}, "one channel at least"),
+        ({"out_start": 1}, "do not fit their memory"),
+        ({"out_stride": 8}, "whole vectors"),
+        ({"inside": np.ones(15, np.float32)}, "whole vectors"),
+        ({"out": x}, "shares memory"),
+    ]
+    for change, sentence in wrong:
+        with pytest.raises(ValueError, match=sentence):
+            _kernels.RowMaximum(**{**given, **change})

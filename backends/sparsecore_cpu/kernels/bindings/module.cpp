@@ -13,6 +13,7 @@
 
 #include "bindings/bindings.hpp"
 #include "runtime/openmp_team.hpp"
+#include "runtime/series.hpp"
 #include "runtime/thread_pool.hpp"
 
 using namespace nanobind::literals;
@@ -20,6 +21,7 @@ namespace nb = nanobind;
 
 namespace sparsecore {
 
+void add_attention(nb::module_& module);
 void add_weight_lists(nb::module_& module);
 void add_linear(nb::module_& module);
 void add_pointwise(nb::module_& module, nb::class_<Bindings>& kernels);
@@ -211,6 +213,22 @@ for bit. Returns whether this is so from now on; otherwise the kernels' own thre
 threads.)",
       nb::sig("def use_openmp_of(library: str | None) -> bool"));
   module.def(
+      "in_series",
+      [](Integer threads, nb::callable function) {
+        const int checked = thread_count(threads);
+        std::optional<Series> series;
+        {
+          nb::gil_scoped_release release;  // it waits for jobs, which may need the interpreter
+          series.emplace(checked);
+        }
+        function();
+      },
+      "threads"_a, "function"_a,
+      R"(Calls a function whose kernels follow each other closely, such as those of one prediction.
+
+The kernels' own threads, as many as ``threads``, are woken first and stay awake between the kernels.)",
+      nb::sig("def in_series(threads: int, function: collections.abc.Callable[[], object]) -> None"));
+  module.def(
       "_parallel_for",
       [](Integer count, Integer threads, nb::callable task) {
         const int checked = thread_count(threads);
@@ -251,6 +269,7 @@ Vectors by channel are float32. ``sums`` are (channels, 2) of float64, and are a
   add_row_convolution(module);
   add_weight_lists(module);
   add_linear(module);
+  add_attention(module);
   add_threads(module);
   module.attr("BUNDLE") = BUNDLE;
 }

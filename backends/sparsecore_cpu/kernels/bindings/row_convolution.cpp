@@ -1,4 +1,4 @@
-// Convolutions of one image for Python.
+// Convolutions and max pooling of one image for Python.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
@@ -86,6 +86,75 @@ class RowConvolution {
   RowConvolutionParams params_{};
 };
 
+// The largest input at some offsets from the output's own position, channel by channel.
+class RowMaximum {
+ public:
+  RowMaximum(nb::handle x, Integer x_start, Integer x_stride, nb::handle out, Integer out_start, Integer out_stride,
+             Integer channels, nb::handle offsets, nb::handle inside)
+      : x_("x", x),
+        out_("out", out),
+        offsets_(copy_indices(ReadonlyIndices("offsets", offsets))),
+        inside_("inside", inside),
+        x_start_(x_start),
+        x_stride_(x_stride),
+        out_start_(out_start),
+        out_stride_(out_stride),
+        channels_(channels) {
+    const int64_t pixels = inside_.length();
+    require(channels_ > 0 && x_stride_ >= 0, "there is one channel at least, and each lies behind the one before");
+    require(pixels > 0 && pixels % PIXELS == 0 && pixels <= out_stride_,
+            "the outputs of a channel do not fit in whole vectors");
+    const int64_t last_output = checked_product(channels_ - 1, out_stride_);
+    require(out_start_ >= 0 && checked_sum(checked_sum(out_start_, last_output), pixels) <= out_.length(),
+            "the outputs do not fit their memory");
+    require(!offsets_->empty(), "there is one offset at least");
+    const auto [lowest, highest] = std::minmax_element(offsets_->begin(), offsets_->end());
+    const int64_t last_input = checked_sum(checked_product(channels_ - 1, x_stride_), checked_sum(*highest, pixels));
+    require(x_start_ >= 0 && x_start_ <= x_.length() && x_start_ + *lowest >= 0 &&
+                checked_sum(x_start_, last_input) <= x_.length(),
+            "the offsets read beyond the input");
+    require_disjoint(out_.memory(), {x_.memory(), inside_.memory()});
+  }
+
+  void run(Integer given_threads) const {
+    const int threads = thread_count(given_threads);
+    nb::gil_scoped_release release;
+    parallel_for(channels_, threads, [&](int64_t channel) {
+      const float* from = x_.data() + x_start_ + channel * x_stride_;
+      float* to = out_.data() + out_start_ + channel * out_stride_;
+      for (int64_t i = 0; i < inside_.length(); i += PIXELS) write_maxima(from + i, inside_.data() + i, to + i);
+    });
+  }
+
+ private:
+  typedef float Vector __attribute__((vector_size(16), aligned(4), may_alias));
+  static constexpr int64_t PIXELS = 16, LANES = 4;  // at a time, in registers
+
+  void write_maxima(const float* from, const float* inside, float* to) const {
+    constexpr int VECTORS = PIXELS / LANES;
+    Vector greatest[VECTORS];
+    for (int v = 0; v < VECTORS; v++) greatest[v] = *vector_at(from + offsets_->front() + v * LANES);
+    for (const int32_t offset : *offsets_)
+      for (int v = 0; v < VECTORS; v++) {
+        const Vector x = *vector_at(from + offset + v * LANES);
+        greatest[v] = (x > greatest[v]) | (x != x) ? x : greatest[v];  // what is not a number stays so
+      }
+    for (int v = 0; v < VECTORS; v++) {
+      const Vector zeros{};
+      Vector* out = reinterpret_cast<Vector*>(to + v * LANES);
+      *out = *vector_at(inside + v * LANES) > zeros ? greatest[v] : zeros;
+    }
+  }
+
+  static const Vector* vector_at(const float* from) { return reinterpret_cast<const Vector*>(from); }
+
+  ReadonlyFloats x_;
+  Floats out_;
+  IndexCopy offsets_;
+  ReadonlyFloats inside_;
+  int64_t x_start_, x_stride_, out_start_, out_stride_, channels_;
+};
+
 using Pixels = Array<float, 3, false>;  // (channels, height, width), any strides
 using ReadonlyPixels = Array<const float, 3, false>;
 
@@ -140,6 +209,19 @@ is 1 for the outputs inside the image and 0 for those between its rows, which be
                    ", offsets: " INDICES ", values: " FLOATS ", bias: " FLOATS ", inside: " FLOATS
                    ", floor: float, ceiling: float = ...) -> None"))
       .def("run", &RowConvolution::run, "threads"_a, "Computes the outputs from the present content of the input.",
+           nb::sig("def run(self, threads: int) -> None"));
+  nb::class_<RowMaximum>(module, "RowMaximum",
+                         R"(Max pooling of one image that lies in memory as for :class:`RowConvolution`.
+
+Each output is the greatest of the inputs at ``offsets`` from its own position in its channel. The first pixel of
+the first channel is at ``x_start`` and ``out_start``; channels are ``x_stride`` and ``out_stride`` floats apart.)")
+      .def(nb::init<nb::handle, Integer, Integer, nb::handle, Integer, Integer, Integer, nb::handle, nb::handle>(),
+           nb::kw_only(), "x"_a.none(), "x_start"_a, "x_stride"_a, "out"_a.none(), "out_start"_a, "out_stride"_a,
+           "channels"_a, "offsets"_a.none(), "inside"_a.none(),
+           nb::sig("def __init__(self, *, x: " FLOATS ", x_start: int, x_stride: int, out: " FLOATS
+                   ", out_start: int, out_stride: int, channels: int, offsets: " INDICES ", inside: " FLOATS
+                   ") -> None"))
+      .def("run", &RowMaximum::run, "threads"_a, "Computes the outputs from the present content of the input.",
            nb::sig("def run(self, threads: int) -> None"));
 }
 

@@ -16,6 +16,10 @@ using sparsecore::RowConvolutionParams;
 // channels stays in the cache.
 constexpr int ROW_TILE = 11;
 
+// Tasks for each thread at least, if there are so many channels: few enough that each has some work, and so many that
+// all threads end at about the same time.
+constexpr int TASKS_OF_THREAD = 12;
+
 struct RowTiles {
   const RowConvolutionParams& params;
   int64_t first_channel, last_channel;
@@ -78,7 +82,8 @@ struct RowTiles {
 
 inline void convolve_rows(const RowConvolutionParams& params, int threads) {
   const int64_t vectors = (params.pixels + LANES - 1) / LANES, tiles = (vectors + ROW_TILE - 1) / ROW_TILE;
-  const int64_t most = (params.channels + 3) / 4, wanted = threads > 1 ? (4 * threads + tiles - 1) / tiles : 1;
+  const int64_t most = (params.channels + 3) / 4;
+  const int64_t wanted = threads > 1 ? (TASKS_OF_THREAD * threads + tiles - 1) / tiles : 1;
   const int64_t ranges = wanted < most ? wanted : most;  // of channels
   parallel_for(tiles * ranges, threads, [&](int64_t task) {
     const int64_t tile = task / ranges, range = task % ranges;

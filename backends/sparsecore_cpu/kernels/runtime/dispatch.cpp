@@ -1,6 +1,7 @@
 // Chooses the kernels for this processor at run time.
 #include <cstring>
 
+#include "attention/table.hpp"
 #include "kernels.hpp"
 #include "linear/linear.hpp"
 #include "pointwise/table.hpp"
@@ -13,6 +14,7 @@
   extern const sparsecore::LinearTable linear_table;         \
   extern const sparsecore::PointwiseTable pointwise_table;   \
   extern const sparsecore::PoolingTable pooling_table;       \
+  extern const sparsecore::AttentionTable attention_table;   \
   }                                                          \
   namespace name##_bfloat16 {                                \
     extern const sparsecore::KernelTable table;              \
@@ -24,7 +26,7 @@
   Tables {                                                                                 \
     #name, {&name::table, &name##_bfloat16::table}, {&name::linear_table, rounded_linear}, \
         {&name::pointwise_table, &name##_bfloat16::pointwise_table},                       \
-        {&name::pooling_table, &name##_bfloat16::pooling_table},                           \
+        {&name::pooling_table, &name##_bfloat16::pooling_table}, &name::attention_table,   \
   }
 
 DECLARE_TABLES(baseline)
@@ -47,6 +49,7 @@ struct Tables {
   LinearTables linear;
   PointwiseTables pointwise;
   PoolingTables pooling;
+  const AttentionTable* attention;
 };
 
 // Those of this name or, where it is empty, of the best instruction set of this processor. Null pointers where it has
@@ -75,5 +78,7 @@ LinearTables find_linear_kernels(const char* name) { return find_tables(name).li
 PointwiseTables find_pointwise_kernels(const char* name) { return find_tables(name).pointwise; }
 
 PoolingTables find_pooling_kernels(const char* name) { return find_tables(name).pooling; }
+
+const AttentionTable* find_attention_kernels(const char* name) { return find_tables(name).attention; }
 
 }  // namespace sparsecore

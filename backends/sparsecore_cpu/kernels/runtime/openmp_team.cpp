@@ -82,6 +82,8 @@ bool use_openmp_of(const char* library) {
 
 void use_no_openmp() { parallel = nullptr; }
 
+bool uses_openmp() { return parallel.load() != nullptr; }
+
 bool run_on_openmp_team(Job& job, int threads) {
   Parallel* run = parallel.load(std::memory_order_acquire);
   if (!run) return false;
@@ -101,6 +103,8 @@ namespace sparsecore {
 bool use_openmp_of(const char*) { return false; }
 
 void use_no_openmp() {}
+
+bool uses_openmp() { return false; }
 
 bool run_on_openmp_team(Job&, int) { return false; }
 

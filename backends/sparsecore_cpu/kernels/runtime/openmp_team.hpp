@@ -18,6 +18,9 @@ bool use_openmp_of(const char* library);
 // From now on, and until use_openmp_of() is called again, runs no job on OpenMP.
 void use_no_openmp();
 
+// Whether jobs run on OpenMP.
+bool uses_openmp();
+
 // Runs all tasks of the job on a team of `threads` threads, the calling one among them, and returns whether there is an
 // OpenMP runtime to use. Each caller has a team of its own.
 bool run_on_openmp_team(Job& job, int threads);

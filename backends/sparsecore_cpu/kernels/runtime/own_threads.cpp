@@ -1,5 +1,7 @@
 #include "runtime/own_threads.hpp"
 
+#include "runtime/core_choice.hpp"
+
 #ifndef _WIN32
 #include <pthread.h>
 #endif
@@ -20,6 +22,12 @@ namespace {
 // to sleep. A sleeping thread takes nothing from other programs, such as the threads of torch and of BLAS.
 constexpr auto POLLING_TIME = std::chrono::microseconds(50);
 
+// During a series of jobs it polls between them, unless one is long in coming.
+constexpr auto POLLING_TIME_IN_SERIES = std::chrono::milliseconds(2);
+
+// How many series are under way.
+std::atomic<int> series_count{0};
+
 class ThreadPool {
  public:
   void run(Job& job, int threads) {
@@ -33,6 +41,13 @@ class ThreadPool {
     while (assignment.running_helpers.load(std::memory_order_acquire) > 0) std::this_thread::yield();
   }
 
+  // Has the threads that such jobs run on awake soon.
+  void wake(int threads) {
+    std::lock_guard<std::mutex> one_caller_at_a_time(callers_);
+    const int helpers = start_threads(threads - 1);
+    for (int helper = 0; helper < helpers; helper++) mailboxes_[helper]->wake_on_another_core();
+  }
+
  private:
   // A job and how many helper threads have not finished with it. The calling thread waits for them, as it owns both.
   struct Assignment {
@@ -44,32 +59,56 @@ class ThreadPool {
   class Mailbox {
    public:
     void put(Assignment* assignment) {
+      assignment_.store(assignment, std::memory_order_release);
+      wake();
+    }
+
+    // Wakes the helper if it sleeps.
+    void wake() {
       {
         std::lock_guard<std::mutex> lock(mutex_);
-        assignment_.store(assignment, std::memory_order_release);
+        is_called_ = true;
       }
-      arrived_.notify_one();
+      called_.notify_one();
+    }
+
+    void wake_on_another_core() {
+      const OtherCores other_cores(thread_);
+      wake();
     }
 
     // Takes the assignment back if the helper has not taken it yet, because it is still waking up; returns whether it
     // was there.
     bool withdraw() { return assignment_.exchange(nullptr) != nullptr; }
 
+    // A helper that was woken for an assignment that is gone polls again: the next one follows soon.
     Assignment* take() {
-      const auto end = std::chrono::steady_clock::now() + POLLING_TIME;
-      while (!assignment_.load(std::memory_order_acquire) && std::chrono::steady_clock::now() < end)
-        std::this_thread::yield();
-      if (Assignment* assignment = assignment_.exchange(nullptr)) return assignment;
-      std::unique_lock<std::mutex> lock(mutex_);
-      Assignment* assignment = nullptr;
-      arrived_.wait(lock, [&] { return (assignment = assignment_.exchange(nullptr)) != nullptr; });
-      return assignment;
+      thread_ = this_thread_number();
+      for (;;) {
+        if (Assignment* assignment = poll()) return assignment;
+        std::unique_lock<std::mutex> lock(mutex_);
+        called_.wait(lock, [this] { return is_called_; });
+        is_called_ = false;
+      }
     }
 
    private:
+    // Null where none arrives for a while.
+    Assignment* poll() {
+      const auto start = std::chrono::steady_clock::now();
+      while (!assignment_.load(std::memory_order_acquire)) {
+        const auto passed = std::chrono::steady_clock::now() - start;
+        if (passed > POLLING_TIME && (!series_count.load() || passed > POLLING_TIME_IN_SERIES)) break;
+        std::this_thread::yield();
+      }
+      return assignment_.exchange(nullptr);
+    }
+
     std::mutex mutex_;
-    std::condition_variable arrived_;
+    std::condition_variable called_;
+    bool is_called_ = false;
     std::atomic<Assignment*> assignment_{nullptr};
+    std::atomic<ThreadNumber> thread_{0};
   };
 
   // Starts threads until there are as many as wanted, or until the system refuses; returns how many may be used.
@@ -105,7 +144,7 @@ std::once_flag once;
 
 // A forked child has none of its parent's threads, so it needs a pool of its own. The parent's is leaked: its mutexes
 // may be locked by threads that do not exist here.
-void replace_pool() { pool = new ThreadPool; }
+void replace_pool() { pool = new ThreadPool, series_count = 0; }
 
 ThreadPool& shared_pool() {
   std::call_once(once, [] {
@@ -120,5 +159,9 @@ ThreadPool& shared_pool() {
 }  // namespace
 
 void run_on_own_threads(Job& job, int threads) { shared_pool().run(job, threads); }
+
+void wake_own_threads(int threads) { shared_pool().wake(threads); }
+
+void count_series(int more) { series_count += more; }
 
 }  // namespace sparsecore

@@ -483,6 +483,29 @@ class RowConvolution:
     def run(self, threads: int) -> None:
         """Computes the outputs from the present content of the input."""
 
+class RowMaximum:
+    """Max pooling of one image that lies in memory as for :class:`RowConvolution`.
+
+    Each output is the greatest of the inputs at ``offsets`` from its own position in its channel. The first pixel of
+    the first channel is at ``x_start`` and ``out_start``; channels are ``x_stride`` and ``out_stride`` floats apart.
+    """
+
+    def __init__(
+        self,
+        *,
+        x: numpy.typing.NDArray[numpy.float32],
+        x_start: int,
+        x_stride: int,
+        out: numpy.typing.NDArray[numpy.float32],
+        out_start: int,
+        out_stride: int,
+        channels: int,
+        offsets: numpy.typing.NDArray[numpy.int32],
+        inside: numpy.typing.NDArray[numpy.float32],
+    ) -> None: ...
+    def run(self, threads: int) -> None:
+        """Computes the outputs from the present content of the input."""
+
 def sort_by_bucket(
     keys: numpy.typing.NDArray[numpy.int32],
     order: numpy.typing.NDArray[numpy.int32],
@@ -589,6 +612,22 @@ class LinearKernels:
     ) -> None:
         """Computes both: ``gradients`` of the weights, and ``out``, the gradient of the input, plus ``add``."""
 
+def attend(
+    kernels: str,
+    query: numpy.typing.NDArray[numpy.float32],
+    key: numpy.typing.NDArray[numpy.float32],
+    value: numpy.typing.NDArray[numpy.float32],
+    out: numpy.typing.NDArray[numpy.float32],
+    causal: bool,
+    scale: float,
+    threads: int,
+) -> None:
+    """Computes out = softmax(scale·query·keyᵀ)·value for each head.
+
+    All are (examples, heads, tokens, features) of any strides, but the tokens of a feature lie behind each other. If it
+    is ``causal``, a token reads the keys up to its own number only. ``kernels`` is the name of an instruction set.
+    """
+
 def use_openmp_of(library: str | None) -> bool:
     """Computes on the threads of the OpenMP runtime that a library in this process computes with.
 
@@ -596,6 +635,12 @@ def use_openmp_of(library: str | None) -> bool:
     for bit. Returns whether this is so from now on; otherwise the kernels' own threads compute: without a library
     (None), where it is not loaded or uses no OpenMP, and in forked processes, where OpenMP would wait for the parent's
     threads.
+    """
+
+def in_series(threads: int, function: Callable[[], object]) -> None:
+    """Calls a function whose kernels follow each other closely, such as those of one prediction.
+
+    The kernels' own threads, as many as ``threads``, are woken first and stay awake between the kernels.
     """
 
 def _parallel_for(count: int, threads: int, task: Callable[[int], object]) -> None:

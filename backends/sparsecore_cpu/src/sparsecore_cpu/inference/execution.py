@@ -1,7 +1,7 @@
 """Prediction, image by image so that activations stay in the cache, or in blocks of images side by side in vectors."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,7 @@ from sparsecore.errors import InputError
 from sparsecore.host.weights import WeightView
 from sparsecore.learning.protocols import Model
 from sparsecore_cpu._kernels import RowConvolution, copy_pixels
+from sparsecore_cpu.inference.calls import CallList, MeasuredCalls
 from sparsecore_cpu.inference.network import ImageInfo, TrainedNetwork, write_network
 from sparsecore_cpu.inference.planes import ChannelTaps, Frame, Plane, Planes, RowLayout, diagonal
 from sparsecore_cpu.inference.program import (
@@ -28,8 +29,6 @@ from sparsecore_cpu.inference.program import (
 )
 from sparsecore_cpu.operations import CpuComputation
 from sparsecore_cpu.runtime import Floats, Runtime
-
-Call = Callable[[], object]
 
 
 @attrs.frozen(eq=False)
@@ -48,7 +47,7 @@ class PlaneCompiler:
     runtime: Runtime
     given: Plane
     planes: Planes = attrs.field(factory=Planes)
-    calls: list[Call] = attrs.field(factory=list)
+    calls: CallList = attrs.field(factory=CallList)
     work: list[tuple[int, int]] = attrs.field(factory=list)
     _phased: WeakKeyDictionary[Plane, dict[tuple[Frame, tuple[int, int]], Plane]] = attrs.field(
         factory=WeakKeyDictionary
@@ -129,7 +128,7 @@ class PlaneCompiler:
             floor=bounds[0],
             ceiling=bounds[1],
         )
-        self.calls.append(partial(convolution.run, self.runtime.threads))
+        self.calls.append_threaded(convolution.run)
         frame, weights = out.frame, len(taps.values)
         vectors = -(-frame.height * frame.pitch // self.runtime.kernels.lanes)
         self.work.append((weights * vectors, weights * frame.height * frame.width))
@@ -165,7 +164,7 @@ class PlaneCompiler:
                     self.calls.append(partial(rest.fill, outside))
             if some.size:
                 into = own[:, : some.shape[1], : some.shape[2]]
-                self.calls.append(partial(copy_pixels, some, into, self.runtime.threads))
+                self.calls.append_threaded(partial(copy_pixels, some, into))
 
     def _split(self, x: Plane, frame: Frame, stride: tuple[int, int]) -> Plane:
         phases = self.planes.take(math.prod(stride) * x.channels, frame)
@@ -255,7 +254,7 @@ class Single:
 
     given: Plane
     logits: Plane
-    calls: tuple[Callable[[], object], ...]
+    calls: MeasuredCalls
     work: tuple[int, int]
     _mean: Floats
     _std: Floats
@@ -278,7 +277,7 @@ class Single:
         logits = compile_program(program_of(network), rows)
         mean, std = (moment.astype(np.float32)[:, None, None] for moment in (pictures.mean, pictures.std))
         image, block = (sum(vectors) for vectors in zip(*rows.work, strict=True))
-        return cls(given, logits, tuple(rows.calls), (image, block), mean, std)
+        return cls(given, logits, MeasuredCalls(rows.calls, runtime.threads), (image, block), mean, std)
 
     def is_quicker(self, images: int, lanes: int) -> bool:
         """Whether so many images take less time one at a time than in blocks.
@@ -304,8 +303,7 @@ class Single:
         for image, own in zip(images, logits, strict=True):
             np.subtract(image.transpose(2, 0, 1), self._mean, out=pixels, casting="same_kind")
             np.divide(pixels, self._std, out=pixels)
-            for call in self.calls:
-                call()
+            self.calls.run()
             own[:] = self.logits.features
 
 

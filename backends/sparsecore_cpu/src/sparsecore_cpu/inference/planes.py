@@ -151,6 +151,21 @@ Indices = NDArray[np.int32]
 _MOST = 2**31 - 1
 
 
+def fitting(offsets: NDArray[np.int64], of: str) -> Indices:
+    """The same offsets as 32-bit integers.
+
+    Args:
+        offsets: in floats.
+        of: the operation that they belong to, for the error message.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    if np.abs(offsets).max(initial=0) > _MOST:
+        raise InputError(f"{of} on so large images does not fit 32-bit offsets")
+    return offsets.astype(np.int32)
+
+
 @attrs.frozen(eq=False)
 class ChannelTaps:
     """Weights in the order of output channels.
@@ -236,10 +251,9 @@ class RowLayout:
         groups = self.window.groups
         into = into + out // (shape[0] // groups) * shape[1]
         offsets = self.offsets(row, column, groups * shape[1], x.frame) + into * x.frame.room
-        if np.abs(offsets).max(initial=0) > _MOST:
-            raise InputError(f"a layer of shape {weight.shape} on so large images does not fit 32-bit offsets")
+        offsets = fitting(offsets, f"a layer of shape {weight.shape}")
         pointers = np.searchsorted(out, np.arange(shape[0] + 1))
-        return ChannelTaps(pointers.astype(np.int32), offsets.astype(np.int32), np.ascontiguousarray(weight.values))
+        return ChannelTaps(pointers.astype(np.int32), offsets, np.ascontiguousarray(weight.values))
 
 
 @attrs.frozen

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
-from sparsecore_cpu._kernels import PointwiseFunction
-from sparsecore_cpu.inference.execution import Call, PlaneCompiler
+from sparsecore_cpu._kernels import PointwiseFunction, attend
+from sparsecore_cpu.inference.calls import CallList
+from sparsecore_cpu.inference.execution import PlaneCompiler
 from sparsecore_cpu.inference.models.definitions import DEFINITIONS, VIEWS, attention
 from sparsecore_cpu.inference.models.graph import CallNode
 from sparsecore_cpu.inference.models.linear import handle_of, linear
@@ -63,7 +64,7 @@ class PlaneModelCompiler:
         return cls(examples, given, PlaneCompiler(runtime, plane, planes))
 
     @property
-    def calls(self) -> list[Call]:
+    def calls(self) -> CallList:
         """The calls so far, in order."""
         return self.rows.calls
 
@@ -135,9 +136,7 @@ class PlaneModelCompiler:
         ones, zeros = np.ones(plane.channels, np.float32), np.zeros(plane.channels, np.float32)
         runtime = self.rows.runtime
         handles = handle_of(plane, runtime), handle_of(out, runtime)
-        self.calls.append(
-            partial(runtime.kernels.pointwise, kind, parameter, *handles, None, ones, zeros, runtime.threads)
-        )
+        self.calls.append_threaded(partial(runtime.kernels.pointwise, kind, parameter, *handles, None, ones, zeros))
         if kind in _NOT_ZERO_AT_ZERO:
             self._clear_outside(out)
         return value_of(out)
@@ -192,7 +191,7 @@ class PlaneModelCompiler:
         return image_value(out)
 
     def attended(self, node: CallNode, operands: Sequence[Value | None]) -> Value | None:
-        """Attention, whose outputs are written as vectors of all heads."""
+        """Attention, whose outputs are written as vectors of all heads; by NumPy with a mask."""
         query, key, value, mask = operands
         if not (query and key and value) or len({query.array.ndim, key.array.ndim, value.array.ndim, 4}) != 1:
             return None
@@ -200,8 +199,13 @@ class PlaneModelCompiler:
             return None
         out, view = self._heads((*query.shape[:-1], value.shape[-1]))
         a, arrays = node.attributes, (query.array, key.array, value.array)
-        masked = mask.array if mask else None
-        self.calls.append(partial(attention, *arrays, masked, a["causal"], a["scale"], view))
+        if mask is None and all(array.strides[2] == array.itemsize for array in arrays):
+            scale = 1 / math.sqrt(query.shape[-1]) if a["scale"] is None else a["scale"]
+            kernels = self.rows.runtime.kernels.name
+            self.calls.append_threaded(partial(attend, kernels, *arrays, view, a["causal"], scale))
+        else:
+            masked = mask.array if mask else None
+            self.calls.append(partial(attention, *arrays, masked, a["causal"], a["scale"], view))
         return Value(view, (out,))
 
     def product(self, node: CallNode, operands: Sequence[Value | None]) -> Value | None:
@@ -277,9 +281,7 @@ class PlaneModelCompiler:
         statistics = aligned_zeros((plane.frame.room // lanes, 1, 2, lanes))
         handles = handle_of(plane, runtime), handle_of(out, runtime)
         normalize = partial(runtime.kernels.normalize, *handles, factors, constants, statistics)
-        self.calls.append(
-            partial(normalize, 1, by_image=False, epsilon=epsilon, centered=centered, threads=runtime.threads)
-        )
+        self.calls.append_threaded(partial(normalize, 1, False, epsilon, centered))  # groups, by_image
         return vector_value(out, x.shape[:-1])
 
     def _scaled(self, x: Plane, factor: Value) -> Plane:
@@ -288,13 +290,13 @@ class PlaneModelCompiler:
         factors, zeros = np.empty(x.channels, np.float32), np.zeros(x.channels, np.float32)
         self.calls.append(partial(np.copyto, factors, factor.array[0, :, 0, 0]))
         handles = handle_of(x, runtime), handle_of(out, runtime)
-        self.calls.append(partial(runtime.kernels.affine, *handles, factors, zeros, runtime.threads))
+        self.calls.append_threaded(partial(runtime.kernels.affine, *handles, factors, zeros))
         return out
 
     def _product(self, x: Plane, y: Plane) -> Plane:
         runtime, out = self.rows.runtime, self.rows.planes.take(x.channels, x.frame)
         handles = handle_of(x, runtime), handle_of(y, runtime), handle_of(out, runtime)
-        self.calls.append(partial(runtime.kernels.multiply, *handles, None, runtime.threads))
+        self.calls.append_threaded(partial(runtime.kernels.multiply, *handles, None))
         return out
 
     def _clear_outside(self, out: Plane) -> None:

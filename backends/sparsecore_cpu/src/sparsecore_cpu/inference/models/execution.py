@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from sparsecore.errors import InputError
-from sparsecore_cpu.inference.execution import Call
+from sparsecore_cpu.inference.calls import MeasuredCalls
 from sparsecore_cpu.inference.models.compiler import PlaneModelCompiler
 from sparsecore_cpu.inference.models.files import write_program
 from sparsecore_cpu.inference.models.graph import graph_of
@@ -34,7 +34,7 @@ class Plan:
 
     given: NDArray[Any]
     made: NDArray[Any]
-    calls: tuple[Call, ...]
+    calls: MeasuredCalls
 
     def predict(self, inputs: NDArray[Any], outputs: Floats) -> None:
         """Write the outputs of as many examples as the plan has at most.
@@ -46,8 +46,7 @@ class Plan:
         count = len(inputs)
         self.given[:count] = inputs
         self.given[count:] = 0
-        for call in self.calls:
-            call()
+        self.calls.run()
         outputs[:] = self.made[: len(outputs)]
 
 
@@ -111,7 +110,8 @@ class ModelExecution:
         if examples not in self._plans:
             compiler = PlaneModelCompiler.of(self.program.shape, self.program.dtype, examples, self.runtime)
             made = compile_program(self._graph, compiler)
-            self._plans[examples] = Plan(compiler.given.array, made.array, tuple(compiler.calls))
+            calls = MeasuredCalls(compiler.calls, self.runtime.threads)
+            self._plans[examples] = Plan(compiler.given.array, made.array, calls)
         return self._plans[examples]
 
     def _one_blas_thread(self) -> AbstractContextManager[Any]:

@@ -53,14 +53,12 @@ def _sparse(rows: PlaneCompiler, node: ConvolutionNode, x: Plane, add: Plane | N
     written, start = handle_of(out, runtime), None if add is None else handle_of(add, runtime)
     values = np.ascontiguousarray(node.weight.values)
     forward = linear_kernels(runtime.kernels.name).forward
-    rows.calls.append(
-        partial(forward, handle_of(x, runtime), written, start, pattern, values, None, threads=runtime.threads)
-    )
+    rows.calls.append_threaded(partial(forward, handle_of(x, runtime), written, start, pattern, values, None))
     rectified = (node.floor, node.ceiling) == (0.0, NO_CEILING)
     if rectified or np.any(node.bias):
         affine = runtime.kernels.affine_relu if rectified else runtime.kernels.affine
         ones, bias = np.ones(out.channels, np.float32), node.bias.astype(np.float32)
-        rows.calls.append(partial(affine, written, written, ones, bias, runtime.threads))
+        rows.calls.append_threaded(partial(affine, written, written, ones, bias))
     if node.is_bounded and not rectified:
         rows.calls.append(partial(np.clip, out.runs, node.floor, node.ceiling, out=out.runs))
     return out

@@ -1,14 +1,14 @@
-"""Max pooling on planes: the maximum of a plane and of the same one, shifted by each tap of the window."""
+"""Max pooling on planes."""
 
 import math
-from functools import partial
 from itertools import product
 
 import numpy as np
 
+from sparsecore_cpu._kernels import RowMaximum
 from sparsecore_cpu.inference.execution import PlaneCompiler
-from sparsecore_cpu.inference.planes import Plane, RowLayout
-from sparsecore_cpu.runtime import Floats, aligned_zeros
+from sparsecore_cpu.inference.planes import Plane, RowLayout, fitting
+from sparsecore_cpu.runtime import aligned_zeros
 from sparsecore_cpu.window import Window
 
 
@@ -31,17 +31,16 @@ def max_pooled(rows: PlaneCompiler, x: Plane, kernel: tuple[int, int], window: W
     out = rows.planes.take(x.channels, reach.outputs)
     taps = np.array(list(product(range(kernel[0]), range(kernel[1]))))
     offsets = reach.offsets(taps[:, 0], taps[:, 1], x.channels, reach.frame)
-    first, *others = (_shifted(phases, int(offset), x.channels, out.runs.shape[1]) for offset in offsets)
-    rows.calls.append(partial(np.copyto, out.runs, first))
-    rows.calls.extend(partial(np.maximum, out.runs, other, out=out.runs) for other in others)
-    frame = out.frame
-    between = out.runs.reshape(x.channels, frame.height, frame.pitch)[:, :, frame.width :]
-    rows.calls.append(partial(between.fill, 0))
+    maximum = RowMaximum(
+        x=memory,
+        x_start=reach.frame.start,
+        x_stride=reach.frame.room,
+        out=out.memory,
+        out_start=out.frame.start,
+        out_stride=out.frame.room,
+        channels=x.channels,
+        offsets=fitting(offsets, f"max pooling of {x.channels} channels"),
+        inside=out.frame.inside,
+    )
+    rows.calls.append_threaded(maximum.run)
     return out
-
-
-def _shifted(x: Plane, offset: int, channels: int, count: int) -> Floats:
-    """So many floats of each of the first channels, from the first pixel and an offset on."""
-    first, room = x.frame.start + offset, x.frame.room
-    read = x.memory[first : first + (channels - 1) * room + count]
-    return np.lib.stride_tricks.as_strided(read, (channels, count), (room * read.itemsize, read.itemsize))
