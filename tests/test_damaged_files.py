@@ -167,7 +167,7 @@ STACKS = ("dpr", "snfs", "topkast", "density-schedule")
 
 
 def trainings() -> dict[str, Any]:
-    """A training of each stack, and its state dict of 0.2.0."""
+    """A training of each stack, which has read its state dict of 0.2.0, and the one that it writes itself."""
     torch = pytest.importorskip("torch")
     written, made = writer(), {}
     for name in STACKS:
@@ -175,7 +175,7 @@ def trainings() -> dict[str, Any]:
         saved = torch.load(WRITTEN / f"{name}.pt", weights_only=True)
         for key, part in (("model", model), ("optimizer", optimizer), ("training", training)):
             part.load_state_dict(saved[key])
-        made[name] = (training, saved["training"], optimizer)
+        made[name] = (training, training.state_dict(), optimizer)
     return made
 
 
@@ -224,6 +224,22 @@ def test_a_state_dict_with_an_entry_of_another_type_is_refused_and_changes_nothi
     else:
         training.state_dict()
         training.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("name", ["flops", "memories", "checksums"])
+def test_a_state_dict_with_another_name_of_an_entry_is_refused_or_the_same(loaded: dict[str, Any], name: str) -> None:
+    """Pickles have a name once, for the entry and for its checksum."""
+    training, saved, _ = next(iter(loaded.values()))
+    renamed = {f"x{key}" if key == name else key: content for key, content in saved.items()}
+    if name != "checksums":
+        renamed["checksums"] = {f"x{key}" if key == name else key: one for key, one in saved["checksums"].items()}
+    before = training.state_dict()["checksums"]
+    if name == "checksums":
+        training.load_state_dict(renamed)
+    else:
+        with pytest.raises(InputError, match="damaged"):
+            training.load_state_dict(renamed)
+    assert training.state_dict()["checksums"] == before
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -13,16 +13,19 @@ from sparsecore.errors import InputError, listed
 CHECKSUMS = "checksums"
 """The key of the state dict that has them."""
 
+NAMES = "names of entries"
+"""The key of the checksums that has that of the entries' names, which a file has once each."""
+
 _SHOWN = 8
 
 
 def checksums(saved: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of each entry of a state dict, by its key.
+    """Return the SHA-256 of each entry of a state dict, by its key, and that of the keys.
 
     Args:
         saved: arrays of the backend, numbers, strings, lists and dicts.
     """
-    return {key: _sum_of(content) for key, content in saved.items()}
+    return {**{key: _sum_of(content) for key, content in saved.items()}, NAMES: _sum_of(sorted(saved))}
 
 
 def check_sums(saved: Mapping[str, Any]) -> None:
@@ -37,9 +40,16 @@ def check_sums(saved: Mapping[str, Any]) -> None:
     Raises:
         InputError: an entry is not what was saved, or is missing; the message names it.
     """
-    known = saved.get(CHECKSUMS, {})
-    if not isinstance(known, Mapping):
-        raise InputError(f"the state dict of sparse training is damaged: its {CHECKSUMS} are {known!r}")
+    found = saved.get(CHECKSUMS, {})
+    if not isinstance(found, Mapping):
+        raise InputError(f"the state dict of sparse training is damaged: its {CHECKSUMS} are {found!r}")
+    known = {key: expected for key, expected in found.items() if key != NAMES}
+    # a file of torch.save has a name once, for the entry and its checksum, so that both are damaged alike
+    if NAMES in found and found[NAMES] != _sum_of(sorted(map(str, known))):
+        raise InputError(
+            "the state dict of sparse training is damaged: the names of its entries are not those that were saved: "
+            f"{listed(sorted(map(str, known)), len(known))}"
+        )
     missing = [str(key) for key in known if key not in saved]
     if missing:
         raise InputError(f"the state dict of sparse training is damaged: it has no {listed(missing, _SHOWN)}")
