@@ -1,6 +1,9 @@
 """The networks of ``torch_models.py``: their batches, their optimizers, and steps of them in several ways."""
 
+import json
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -12,6 +15,8 @@ from torch.nn import functional
 from transformer_models import GPT, Llama, VisionTransformer
 
 from sparsecore_torch import sparsify
+
+TOPOLOGIES = Path(__file__).parent / "topologies"
 
 Optimize = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -75,6 +80,8 @@ class Case:
         tokens: the size of the vocabulary; 0 where the inputs are no tokens.
         optimize: makes the optimizer.
         settings: of ``sparsify``.
+        sparsities: returns the sparsity of each sparse tensor, by the name of its parameter, for that of the network;
+            None where all have the same.
         is_slow: whether it is measured only when it is asked for.
     """
 
@@ -86,6 +93,7 @@ class Case:
     tokens: int = 0
     optimize: Optimize = _sgd
     settings: Mapping[str, Any] = attrs.field(factory=dict)
+    sparsities: Callable[[float], Mapping[str, float]] | None = None
     is_slow: bool = False
 
     @property
@@ -125,7 +133,12 @@ class Case:
         """
         made = self.dense(self.has_images, lowered)
         training = sparsify(
-            made.model, made.optimizer, strategy="static", sparsity=sparsity, kernels=kernels, **self.settings
+            made.model,
+            made.optimizer,
+            strategy="static",
+            sparsity=self.sparsities(sparsity) if self.sparsities else sparsity,
+            kernels=kernels,
+            **self.settings,
         )
         return attrs.evolve(made, training=training)
 
@@ -138,8 +151,37 @@ class Case:
         return torch.randn(size, generator=random), torch.randint(self.classes, (self.batch,), generator=random)
 
 
+def reached_by_dpr(sparsity: float) -> dict[str, float]:
+    """Return the sparsity of each convolution of WRN-28-2 that a run of DPR reached.
+
+    Args:
+        sparsity: of the network, for which there is a file of ``densities.py``.
+    """
+    path = TOPOLOGIES / f"dpr-cifar10-{sparsity}.json"
+    if not path.exists():
+        known = ", ".join(sorted(one.name for one in TOPOLOGIES.glob("*.json")))
+        raise SystemExit(f"there is no topology of DPR at sparsity {sparsity}; topologies/ has {known}")
+    densities = json.loads(path.read_text("utf-8"))["tensors"]
+    return {_in_torch(name): 1 - density for name, density in densities.items()}
+
+
+def _in_torch(name: str) -> str:
+    """Return the name in the network of torch, whose blocks are counted through its groups."""
+    group, block, convolution = map(int, re.findall(r"\d+", name))
+    return f"blocks.{4 * (group - 1) + block - 1}.conv{convolution}.weight"
+
+
 _CASES: Mapping[str, Case] = {
     "wrn-28-2": Case("WRN-28-2, 32×32, batch 100", wide_resnet, 100, (3, 32, 32), 10),
+    "wrn-28-2-dpr": Case(
+        "WRN-28-2, 32×32, batch 100, densities that DPR reached",
+        wide_resnet,
+        100,
+        (3, 32, 32),
+        10,
+        settings={"exclude": ("first.weight", "*.shortcut.weight", "classifier.weight")},
+        sparsities=reached_by_dpr,
+    ),
     "resnet-18": Case("ResNet-18, 32×32, batch 50", resnet18, 50, (3, 32, 32), 10),
     "vgg-16": Case("VGG-16 with batch norm, 32×32, batch 50", vgg16, 50, (3, 32, 32), 10),
     "resnet-50": Case("ResNet-50, 224×224, batch 16", resnet50, 16, (3, 224, 224), 1000),
