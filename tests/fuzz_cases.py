@@ -323,8 +323,9 @@ def linear(call: Call) -> None:
     start = call.random.choice([None, out, call.features(images, outputs)])
     behind = call.random.choice([None, made, call.features(images, inputs)])
     sums = call.random.choice([None, call.array("f8", outputs, 2)])
+    bias = call.random.choice([None, call.array("f4", outputs)])
     call.random.choice([
-        lambda: call.do(kernels.forward, x, out, start, pattern, values, sums, call.threads()),
+        lambda: call.do(kernels.forward, x, out, start, pattern, values, sums, call.threads(), bias),
         lambda: call.do(kernels.weight_gradient, x, gradient, pattern, gradients, call.threads()),
         lambda: call.do(kernels.input_gradient, gradient, pattern, values, made, behind, call.threads()),
         lambda: call.do(kernels.backward, x, gradient, pattern, values, gradients, made, behind, call.threads()),

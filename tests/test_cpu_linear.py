@@ -42,6 +42,7 @@ class Case:
     gradient: NDArray[np.float32]
     start: NDArray[np.float32]
     behind: NDArray[np.float32]
+    bias: NDArray[np.float32]
 
     @classmethod
     def of(cls, seed: int, outputs: int, inputs: int, batch: int, density: float) -> "Case":
@@ -53,6 +54,7 @@ class Case:
             drawn(seed, len(positions)),
             (outputs, inputs),
             *(drawn(seed + number, batch, side) for number, side in enumerate(sides)),
+            drawn(seed + len(sides), outputs),
         )
 
     @property
@@ -83,10 +85,11 @@ class Computed:
     by_weight: list[Any]
     by_input: list[Any]
     added: list[Any]
+    biased: list[Any]
 
     @property
     def arrays(self) -> list[Any]:
-        return [*self.outputs, self.sums, *self.by_weight, *self.by_input, *self.added]
+        return [*self.outputs, self.sums, *self.by_weight, *self.by_input, *self.added, *self.biased]
 
 
 def computed(machine: Runtime, case: Case, threads: int = 1) -> Computed:
@@ -104,6 +107,10 @@ def computed(machine: Runtime, case: Case, threads: int = 1) -> Computed:
     layer.forward(read, case.values, out, sums=sums)
     added = made(outputs)
     layer.forward(read, case.values, added, add=start)
+    biased = [made(outputs), made(outputs)]
+    for one, more in zip(biased, (None, start), strict=True):
+        assert layer.forward_biased(read, case.values, case.bias, one, more)
+        assert not one.array.reshape(outputs, -1)[:, len(case.x) :].any()
     single, both, behind_single, behind_both = (made(inputs) for _ in range(4))
     layer.backward_input(given, case.values, single)
     layer.backward_input(given, case.values, behind_single, add=behind)
@@ -117,6 +124,7 @@ def computed(machine: Runtime, case: Case, threads: int = 1) -> Computed:
         by_weight,
         [array_of(single), array_of(both)],
         [array_of(one) for one in (added, start, behind_single, behind_both, behind)],
+        [array_of(one) for one in biased],
     )
 
 
@@ -138,6 +146,8 @@ def assert_right(made: Computed, case: Case) -> None:
     sums = [case.outputs + case.start] * 2 + [case.by_input + case.behind] * 3
     for added, expected in zip(made.added, sums, strict=True):
         assert_near(added, expected, max(outputs, inputs))
+    for biased, start in zip(made.biased, (0, case.start), strict=True):
+        assert_near(biased, case.outputs + start + case.bias, inputs)
 
 
 @on_each
@@ -170,7 +180,7 @@ def test_matrices_wider_and_higher_than_16_bits_count_compute_what_numpy_does(ma
 
 
 @on_each
-@pytest.mark.parametrize("batch", [3, 300])
+@pytest.mark.parametrize("batch", [3, 2100])
 @pytest.mark.parametrize("every", [1, 2])
 def test_rows_that_lie_a_multiple_of_a_kilobyte_apart_compute_what_numpy_does(
     machine: Runtime, every: int, batch: int
@@ -190,7 +200,7 @@ def test_gaps_of_more_columns_than_16_bits_count_are_no_weights() -> None:
 
 
 @on_each
-@pytest.mark.parametrize("batch", [1, 40, 100, 700])
+@pytest.mark.parametrize("batch", [1, 40, 100, 1700])
 @pytest.mark.parametrize("density", [0.02, 0.3])
 def test_results_are_equal_to_the_last_bit_for_every_number_of_threads(
     machine: Runtime, batch: int, density: float

@@ -65,6 +65,7 @@ REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
     "a start of another batch": ("batches of one size", lambda: forward(add=features(count=2, channels=3))),
     "a start of other features": ("one shape and border", lambda: forward(add=features(channels=2))),
     "sums of another shape": (r"sums are \(channels, 2\)", lambda: forward(sums=sums(2))),
+    "a bias of other outputs": ("another number of entries", lambda: forward(bias=by_channel(2))),
     "no thread": ("threads must be", lambda: forward(threads=0)),
     "gradients that are missing": ("as many gradients", lambda: backward(gradients=by_channel(1))),
     "gradients of other outputs": ("rows or columns", lambda: backward(gradient=features(channels=2))),
@@ -110,6 +111,7 @@ SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "values in the output": (memory, lambda out: forward(out=buffer(out), values=numbers(out))),
     "sums in the output": (memory, lambda out: forward(out=buffer(out), sums=own_sums(out))),
     "sums in the input": (memory, lambda x: forward(x=buffer(x), sums=own_sums(x), pattern=square())),
+    "the bias in the output": (memory, lambda out: forward(out=buffer(out), bias=numbers(out, 3))),
     "sums in what is added": (memory, lambda add: forward(add=buffer(add), sums=own_sums(add))),
     "gradients among the values": (by_channel, lambda values: backward(values=values, gradients=values)),
     "gradients in the input": (lambda: memory(2), lambda x: backward(x=buffer(x), gradients=numbers(x))),
@@ -132,7 +134,7 @@ def test_outputs_that_overlap_inputs_are_refused(what: str) -> None:
 
 
 def test_what_fits_together_is_accepted() -> None:
-    forward(sums=sums(3))
+    forward(sums=sums(3), bias=by_channel(3))
     backward()
     out, made = features(channels=3), features(channels=2)
     forward(out=out, add=out)

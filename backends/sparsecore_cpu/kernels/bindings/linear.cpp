@@ -242,7 +242,7 @@ class LinearKernels {
   bool rounded() const { return rounded_; }
 
   void forward(const Activation& x, const Activation& out, const Activation* add, SparsityPattern& pattern,
-               nb::handle given_values, nb::handle given_sums, Integer given_threads) const {
+               nb::handle given_values, nb::handle given_sums, Integer given_threads, nb::handle given_bias) const {
     const int threads = thread_count(given_threads);
     require_features(x, pattern.inputs()), require_features(out, pattern.outputs()), require_one_batch(x, out);
     const ReadonlyFloats values = values_of(pattern, given_values);
@@ -250,15 +250,23 @@ class LinearKernels {
     if (!given_sums.is_none()) sums.emplace("sums", given_sums);
     require_disjoint(out.memory(), {x.memory(), values.memory()});
     if (add) require_start(*add, out);
+    std::optional<ReadonlyFloats> bias;
+    if (!given_bias.is_none()) {
+      bias.emplace("bias", given_bias);
+      require(bias->length() == pattern.outputs(), "the bias has another number of entries than there are outputs");
+      require_disjoint(out.memory(), {bias->memory()});
+    }
     if (sums) {
       require(sums->length(0) == out.extent.channels && sums->length(1) == 2, "sums are (channels, 2)");
       require_disjoint(sums->memory(), {x.memory(), out.memory(), values.memory()});
+      if (bias) require_disjoint(sums->memory(), {bias->memory()});
       if (add) require_disjoint(sums->memory(), {add->memory()});
     }
     LinearParams params{};
     params.by_output = pattern.by_output().tiled(tile_of(pattern.by_output(), bytes_per_feature(x)));
     params.values = values.data(), params.x = data(x), params.add = add ? data(*add) : nullptr, params.out = data(out);
-    params.vectors = x.extent.width, params.sums = sums ? sums->data() : nullptr;
+    params.bias = bias ? bias->data() : nullptr, params.sums = sums ? sums->data() : nullptr;
+    params.vectors = x.extent.width, params.last_lanes = x.extent.last_lanes;
     params.cache_bytes = cache_sizes().second, params.threads = threads;
     nb::gil_scoped_release release;
     table_->forward(params);
@@ -391,9 +399,11 @@ rounded. The inputs' gradients are always computed in float32.)")
       .def(nb::init<const std::string&, bool>(), "name"_a = "", "rounded"_a = false)
       .def_prop_ro("rounded", &LinearKernels::rounded, "Whether numbers are rounded before they are multiplied.")
       .def("forward", &LinearKernels::forward, "x"_a, "out"_a, "add"_a.none(), "pattern"_a, "values"_a.none(),
-           "sums"_a.none(), "threads"_a, "Computes out = add + weights·x, and the sums of out and of its square.",
+           "sums"_a.none(), "threads"_a, "bias"_a.none() = nb::none(),
+           "Computes out = add + bias + weights·x, and the sums of out and of its square.",
            nb::sig("def forward(self, x: Activation, out: Activation, add: Activation | None, pattern: "
-                   "SparsityPattern, values: " FLOATS ", sums: " SUMS " | None, threads: int) -> None"))
+                   "SparsityPattern, values: " FLOATS ", sums: " SUMS " | None, threads: int, bias: " FLOATS
+                   " | None = None) -> None"))
       .def("weight_gradient", &LinearKernels::weight_gradient, "x"_a, "gradient"_a, "pattern"_a, "gradients"_a.none(),
            "threads"_a, "Computes the gradient of each active weight.",
            nb::sig("def weight_gradient(self, x: Activation, gradient: Activation, pattern: SparsityPattern, "

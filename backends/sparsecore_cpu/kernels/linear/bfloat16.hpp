@@ -79,6 +79,10 @@ struct PairSums {
       for (int v = 0; v < VECTORS; v++) sums[way][v] = way || !from ? zeros() : load(from + v * LANES);
   }
 
+  inline __attribute__((always_inline)) void add(float number) {
+    for (int v = 0; v < VECTORS; v++) sums[0][v] += number;
+  }
+
   // Adds numbers(k) * x for every STEP-th of the weights [first, last).
   template <int STEP, class Numbers>
   inline __attribute__((always_inline)) void add(const uint16_t* columns, Numbers numbers, const ReadFeatures& x,
@@ -113,7 +117,7 @@ struct PairSums {
 
 // The outputs [first, last), as `multiply` does; `rounded` are the values of these outputs' weights.
 template <int VECTORS, bool PAIRED>
-void multiply_pairs(const TiledRows& weights, const float* rounded, const ReadFeatures& x, const ReadFeatures& add,
+void multiply_pairs(const TiledRows& weights, const float* rounded, const ReadFeatures& x, const Start& start,
                     const WrittenFeatures& out, int64_t first, int64_t last) {
   const RunPrefetcher prefetcher(weights);
   const uint16_t* columns = weights.columns;
@@ -131,7 +135,8 @@ void multiply_pairs(const TiledRows& weights, const float* rounded, const ReadFe
       const uint32_t later = starts[prefetcher.row_ahead(output)];
       prefetcher.request(values + later), prefetcher.request(columns + later);
       float* to = out.at(output - first);
-      PairSums<VECTORS> sums(tile ? to : add ? add.at(output) : nullptr);
+      PairSums<VECTORS> sums(start.memory(tile, output, to));
+      start.add_bias(tile, output, sums);
       sums.template add<PAIRED ? 2 : 1>(columns, numbers, inputs, starts[output], ends[output]);
       sums.write(to);
     }
@@ -147,7 +152,7 @@ void rounded_forward_task(const LinearParams& params, const Panel& panel, const 
   const int64_t weight_bytes = sizeof(float) + sizeof(uint16_t), output_bytes = VECTORS * sizeof(Vector);
   const int64_t block = rows_that_fit(weights, params.cache_bytes, weight_bytes, output_bytes);
   const bool packed = panel.count() < params.vectors;
-  const ReadFeatures add = features_of(params.add, params.vectors, panel);
+  const Start start_from{features_of(params.add, params.vectors, panel), params.bias};
   const WrittenFeatures target = features_of(params.out, params.vectors, panel);
   const uint32_t* const ends = weights.starts + weights.tiles() * weights.rows;
   for (int64_t i = 2 * first; sums && i < 2 * last; i++) sums[i] = 0;
@@ -158,8 +163,9 @@ void rounded_forward_task(const LinearParams& params, const Panel& panel, const 
     round_numbers(params.values + from, rounded, count);
     WrittenFeatures out = target.from(start);
     if (packed) out = packed_features<VECTORS>(panel_scratch().written, end - start);
-    weights.paired ? multiply_pairs<VECTORS, true>(weights, rounded, x, add, out, start, end)
-                   : multiply_pairs<VECTORS, false>(weights, rounded, x, add, out, start, end);
+    weights.paired ? multiply_pairs<VECTORS, true>(weights, rounded, x, start_from, out, start, end)
+                   : multiply_pairs<VECTORS, false>(weights, rounded, x, start_from, out, start, end);
+    clear_unused_lanes<VECTORS>(params, panel, out, end - start);
     const ReadFeatures made{out.data, out.stride};
     if (sums) add_moments<VECTORS>(made, end - start, sums + 2 * start);
     if (packed) copy_features<VECTORS>(made, target.from(start), end - start);
@@ -221,22 +227,20 @@ struct PairedRow {
 inline void rounded_weight_gradient(const LinearGradientsParams& params) {
   const TiledRows& weights = params.by_output;
   const int64_t outputs = weights.rows, inputs = weights.column_count, tasks = task_count(outputs);
-  for (int64_t number = 0; number < panel_count(params.vectors); number++) {
-    const Panel panel = panel_of(params.vectors, number);
-    with_count_of(panel, [&](auto vectors) {
-      constexpr int VECTORS = decltype(vectors)::value;
-      using Row = PairedRow<PAIRED_VECTORS<VECTORS>>;
-      const ReadFeatures x = paired_members<VECTORS>(
-          panel_scratch().shared, features_of(params.x, params.vectors, panel), inputs, params.threads);
-      const ReadFeatures given = features_of(params.gradient, params.vectors, panel);
-      parallel_for(tasks, params.threads, [&](int64_t task) {
-        const int64_t first = outputs * task / tasks, last = outputs * (task + 1) / tasks;
-        const ReadFeatures gradient = paired_members<VECTORS>(panel_scratch().read, given.from(first), last - first, 1);
-        panel.first ? weight_gradients<Row, Sum::CONTINUED>(weights, x, gradient, params.weights, first, last)
-                    : weight_gradients<Row, Sum::STARTED>(weights, x, gradient, params.weights, first, last);
+  for_each_panel_of_gradients(
+      params, params.weights, [&](auto vectors, const Panel& panel, const PanelSums& sums, int threads) {
+        constexpr int VECTORS = decltype(vectors)::value;
+        using Row = PairedRow<PAIRED_VECTORS<VECTORS>>;
+        const ReadFeatures x = paired_members<VECTORS>(panel_scratch().shared,
+                                                       features_of(params.x, params.vectors, panel), inputs, threads);
+        const ReadFeatures given = features_of(params.gradient, params.vectors, panel);
+        parallel_for(tasks, threads, [&](int64_t task) {
+          const int64_t first = outputs * task / tasks, last = outputs * (task + 1) / tasks;
+          const ReadFeatures gradient =
+              paired_members<VECTORS>(panel_scratch().read, given.from(first), last - first, 1);
+          weight_gradients<Row>(weights, x, gradient, sums, first, last);
+        });
       });
-    });
-  }
 }
 
 // The inputs' gradients are computed in single precision: to round weights in the order in which they are read there

@@ -19,6 +19,10 @@ struct RowSums {
       for (int v = 0; v < VECTORS; v++) sums[way][v] = way || !from ? zeros() : load(from + v * LANES);
   }
 
+  inline __attribute__((always_inline)) void add(float number) {
+    for (int v = 0; v < VECTORS; v++) sums[0][v] += number;
+  }
+
   // Adds value(k) * x for the weights [first, last).
   template <class Value>
   inline __attribute__((always_inline)) void add(const uint16_t* columns, Value value, const ReadFeatures& x,
@@ -48,9 +52,25 @@ struct RowSums {
   }
 };
 
-// Computes the outputs [first, last), which `out` has alone and `add` among all others.
+// What the sums of an output start from in a tile of inputs: those of the tile before, or what is added to the output.
+struct Start {
+  ReadFeatures add;
+  const float* bias;
+
+  const float* memory(int64_t tile, int64_t output, const float* out) const {
+    return tile ? out : add ? add.at(output) : nullptr;
+  }
+
+  // Adds the bias of an output to its sums.
+  template <class Sums>
+  inline __attribute__((always_inline)) void add_bias(int64_t tile, int64_t output, Sums& sums) const {
+    if (bias && !tile) sums.add(bias[output]);
+  }
+};
+
+// Computes the outputs [first, last), which `out` has alone.
 template <int VECTORS>
-void multiply(const TiledRows& weights, const float* values, const ReadFeatures& x, const ReadFeatures& add,
+void multiply(const TiledRows& weights, const float* values, const ReadFeatures& x, const Start& start,
               const WrittenFeatures& out, int64_t first, int64_t last) {
   const RunPrefetcher prefetcher(weights);
   for (int64_t tile = 0; tile < weights.tiles(); tile++) {
@@ -60,7 +80,8 @@ void multiply(const TiledRows& weights, const float* values, const ReadFeatures&
       const uint32_t later = starts[prefetcher.row_ahead(output)];
       prefetcher.request(values + later), prefetcher.request(weights.columns + later);
       float* to = out.at(output - first);
-      RowSums<VECTORS> sums(tile ? to : add ? add.at(output) : nullptr);
+      RowSums<VECTORS> sums(start.memory(tile, output, to));
+      start.add_bias(tile, output, sums);
       sums.add(weights.columns, [values](uint32_t k) { return values[k]; }, inputs, starts[output], ends[output]);
       sums.write(to);
     }
@@ -81,6 +102,16 @@ void add_moments(const ReadFeatures& out, int64_t count, double* sums) {
   }
 }
 
+// Sets the lanes of a batch's last vector that hold no member of it to zero, where the bias was added to them.
+template <int VECTORS>
+void clear_unused_lanes(const LinearParams& params, const Panel& panel, const WrittenFeatures& out, int64_t count) {
+  if (!params.bias || panel.last < params.vectors || params.last_lanes == LANES) return;
+  for (int64_t output = 0; output < count; output++) {
+    float* last = out.at(output) + (VECTORS - 1) * LANES;
+    store(last, first_lanes(load(last), static_cast<int>(params.last_lanes)));
+  }
+}
+
 // Computes the outputs [first, last) of a panel, and their moments if `sums` is not null.
 template <int VECTORS>
 void forward_task(const LinearParams& params, const Panel& panel, const ReadFeatures& x, int64_t first, int64_t last,
@@ -88,14 +119,15 @@ void forward_task(const LinearParams& params, const Panel& panel, const ReadFeat
   const int64_t weight_bytes = sizeof(float) + sizeof(uint16_t), output_bytes = VECTORS * sizeof(Vector);
   const int64_t block = rows_that_fit(params.by_output, params.cache_bytes, weight_bytes, output_bytes);
   const bool packed = panel.count() < params.vectors;
-  const ReadFeatures add = features_of(params.add, params.vectors, panel);
+  const Start start_from{features_of(params.add, params.vectors, panel), params.bias};
   const WrittenFeatures target = features_of(params.out, params.vectors, panel);
   for (int64_t i = 2 * first; sums && i < 2 * last; i++) sums[i] = 0;
   for (int64_t start = first; start < last; start += block) {
     const int64_t end = start + block < last ? start + block : last;
     WrittenFeatures out = target.from(start);
     if (packed) out = packed_features<VECTORS>(panel_scratch().written, end - start);
-    multiply<VECTORS>(params.by_output, params.values, x, add, out, start, end);
+    multiply<VECTORS>(params.by_output, params.values, x, start_from, out, start, end);
+    clear_unused_lanes<VECTORS>(params, panel, out, end - start);
     const ReadFeatures made{out.data, out.stride};
     if (sums) add_moments<VECTORS>(made, end - start, sums + 2 * start);
     if (packed) copy_features<VECTORS>(made, target.from(start), end - start);

@@ -197,10 +197,11 @@ void both_gradients(const InputRange& range) {
   });
 }
 
-// The gradients from one panel of the inputs of a tile of `ranges`, and of their weights if `both`.
+// The gradients from one panel of the inputs of a tile of `ranges`, and of their weights if `sums` has memory for them.
 template <int VECTORS>
-void gradients_task(const LinearGradientsParams& params, const Panel& panel, const ReadFeatures& gradient, int64_t tile,
-                    bool both) {
+void gradients_task(const LinearGradientsParams& params, const Panel& panel, const PanelSums& sums,
+                    const ReadFeatures& gradient, int64_t tile) {
+  const bool both = sums.weights;
   const int64_t first = params.ranges.first_column(tile), last = params.ranges.last_column(tile), count = last - first;
   const WrittenFeatures target = features_of(params.inputs, params.vectors, panel).from(first);
   const ReadFeatures add = features_of(params.add, params.vectors, panel);
@@ -214,14 +215,14 @@ void gradients_task(const LinearGradientsParams& params, const Panel& panel, con
   range.by_input = params.by_input, range.starts = params.ranges.starts + tile * params.ranges.rows;
   range.ends = range.starts + params.ranges.rows;
   range.first = first, range.last = last;
-  range.values = params.values, range.weights = both ? params.weights : nullptr;
+  range.values = params.values, range.weights = sums.weights;
   range.x = x, range.gradient = gradient, range.inputs = inputs;
   if (add) range.add = add.from(first);
-  range.sum = panel.first ? Sum::CONTINUED : Sum::STARTED;
+  range.sum = sums.sum;
   range.copied = collide_in_caches(params.ranges);
   if constexpr (GRADIENTS_TOGETHER) {
     // copies are added to the list when they are complete
-    if (both && panel.first && !range.copied)
+    if (both && sums.sum == Sum::CONTINUED && !range.copied)
       both_gradients<VECTORS, Sum::CONTINUED>(range);
     else if (both)
       both_gradients<VECTORS, Sum::STARTED>(range);
@@ -235,16 +236,15 @@ void gradients_task(const LinearGradientsParams& params, const Panel& panel, con
 
 inline void input_gradient(const LinearGradientsParams& params, bool both) {
   const int64_t outputs = params.ranges.rows;
-  for (int64_t number = 0; number < panel_count(params.vectors); number++) {
-    const Panel panel = panel_of(params.vectors, number);
-    with_count_of(panel, [&](auto vectors) {
-      constexpr int VECTORS = decltype(vectors)::value;
-      const ReadFeatures gradient =
-          shared_features<VECTORS>(params.gradient, params.vectors, panel, outputs, params.threads);
-      parallel_for(params.ranges.tiles(), params.threads,
-                   [&](int64_t tile) { gradients_task<VECTORS>(params, panel, gradient, tile, both); });
-    });
-  }
+  for_each_panel_of_gradients(params, both ? params.weights : nullptr,
+                              [&](auto vectors, const Panel& panel, const PanelSums& sums, int threads) {
+                                constexpr int VECTORS = decltype(vectors)::value;
+                                const ReadFeatures gradient =
+                                    shared_features<VECTORS>(params.gradient, params.vectors, panel, outputs, threads);
+                                parallel_for(params.ranges.tiles(), threads, [&](int64_t tile) {
+                                  gradients_task<VECTORS>(params, panel, sums, gradient, tile);
+                                });
+                              });
 }
 
 inline void gradients(const LinearGradientsParams& params) {

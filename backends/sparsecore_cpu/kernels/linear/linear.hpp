@@ -32,14 +32,15 @@ struct TiledRows {
   int64_t count() const { return starts[(tiles() + 1) * rows - 1]; }
 };
 
-// out = add + weights * x for each member of the batch. Without `add` (null) it is weights * x.
+// out = add + bias + weights * x for each member of the batch. What is null of `add`, which is laid out as `out`, and
+// `bias`, which has an entry for each output, is left out.
 struct LinearParams {
   TiledRows by_output;
-  const float *values, *x, *add;
+  const float *values, *x, *add, *bias;
   float* out;
-  int64_t vectors;
-  double* sums;         // (outputs, 2): those of the outputs and of their squares are added to it; may be null
-  int64_t cache_bytes;  // of a core's own cache, in which outputs and their weights are to stay
+  int64_t vectors, last_lanes;  // `last_lanes` are in use in the last vector; the others are zero
+  double* sums;                 // (outputs, 2): those of the outputs and of their squares are added to it; may be null
+  int64_t cache_bytes;          // of a core's own cache, in which outputs and their weights are to stay
   int threads;
 };
 

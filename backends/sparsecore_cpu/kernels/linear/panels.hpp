@@ -94,7 +94,7 @@ WrittenFeatures packed_features(Scratch& scratch, int64_t count) {
 
 template <int VECTORS>
 ReadFeatures packed_copy(Scratch& scratch, const ReadFeatures& from, int64_t count, int threads = 1) {
-  constexpr int64_t CHUNK = 512;
+  constexpr int64_t CHUNK = 64;
   const WrittenFeatures copy = packed_features<VECTORS>(scratch, count);
   parallel_for((count + CHUNK - 1) / CHUNK, threads, [&](int64_t chunk) {
     const int64_t first = chunk * CHUNK, left = count - first;

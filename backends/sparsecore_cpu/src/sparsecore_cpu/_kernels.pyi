@@ -575,8 +575,9 @@ class LinearKernels:
         values: numpy.typing.NDArray[numpy.float32],
         sums: numpy.typing.NDArray[numpy.float64] | None,
         threads: int,
+        bias: numpy.typing.NDArray[numpy.float32] | None = None,
     ) -> None:
-        """Computes out = add + weights·x, and the sums of out and of its square."""
+        """Computes out = add + bias + weights·x, and the sums of out and of its square."""
 
     def weight_gradient(
         self,

@@ -45,6 +45,23 @@ class LazyOp(ABC):
         """
         return None
 
+    def compute_biased(
+        self,
+        runtime: Runtime,  # noqa: ARG002
+        form: Form,  # noqa: ARG002
+        bias: Floats,  # noqa: ARG002
+        other: "Activation | None",  # noqa: ARG002
+    ) -> Buffer | None:
+        """The output plus a bias and another activation in one pass; None: this operation cannot be fused with a bias.
+
+        Args:
+            runtime: kernels, threads and memory.
+            form: the form of the output.
+            bias: float32, by channel, (channels,).
+            other: an activation of this form, if any.
+        """
+        return None
+
     def as_affine(self) -> "AffineOp | None":
         """Itself as an affine function, which relu is fused with; None if it is no affine function."""
         return None
@@ -168,6 +185,13 @@ class ConvolutionOp(LazyOp):
         start = other.buffer()
         return self.layer.forward(self.x.kernel_input(), form, start, sums)
 
+    def compute_biased(self, runtime: Runtime, form: Form, bias: Floats, other: Activation | None) -> Buffer | None:  # noqa: ARG002
+        """A linear layer starts from both."""
+        if not form.features:
+            return None
+        start = None if other is None else other.buffer()
+        return self.layer.forward_biased(self.x.kernel_input(), form, bias, start)
+
 
 @attrs.frozen(eq=False)
 class SumOp(LazyOp):
@@ -220,13 +244,19 @@ class AffineOp(LazyOp):
         return cls(x, ones, zeros, zeros, lambda gradient, _: x.gradient.ready.append(gradient))
 
     def compute(self, runtime: Runtime, form: Form, sums: Sums | None) -> Buffer:  # noqa: ARG002
-        """The outputs in one pass."""
+        """The outputs in one pass, of a bias with the linear layer that it belongs to."""
+        biased = self._biased(runtime, form, None)
+        if biased is not None:
+            return biased
         out = runtime.buffers.take(form)
         runtime.kernels.affine(self.x.buffer().handle, out.handle, self.scale, self.shift, runtime.threads)
         return out
 
     def compute_added(self, runtime: Runtime, form: Form, other: Activation, sums: Sums | None) -> Buffer:  # noqa: ARG002
         """The sum in the same pass, together with the other activation where that is an affine function, too."""
+        biased = self._biased(runtime, form, other)
+        if biased is not None:
+            return biased
         out = runtime.buffers.take(form)
         second = (other.op.as_affine() if other.is_pending else None) or AffineOp.identity(other)
         factors = (self.scale, second.scale, self.shift + second.shift)
@@ -246,9 +276,16 @@ class AffineOp(LazyOp):
             gradient: the loss's gradient for the outputs.
         """
         sums = np.zeros((gradient.form.channels, 2))
-        x = self.x.buffer().handle
-        runtime.kernels.gradient_sums(gradient.handle, x, self.mean, sums, runtime.threads)
+        # the gradient of a bias needs no inputs, which may not even be in memory
+        x = gradient if self.bias is not None else self.x.buffer()
+        runtime.kernels.gradient_sums(gradient.handle, x.handle, self.mean, sums, runtime.threads)
         self.backward(gradient, sums)
+
+    def _biased(self, runtime: Runtime, form: Form, other: Activation | None) -> Buffer | None:
+        """The outputs plus another activation in one pass with ``x``; None where ``x`` is in memory, or cannot."""
+        if self.bias is None or not self.x.is_pending:
+            return None
+        return self.x.op.compute_biased(runtime, form, self.shift, other)
 
 
 @attrs.frozen(eq=False)

@@ -32,6 +32,17 @@ class LayerKernels:
         start = add.handle if add else None
         self.kernels.convolve(x.handle, out.handle, start, weights.handle, weights.steps, sums, self.lists.threads)
 
+    def forward_biased(
+        self,
+        x: KernelInput,  # noqa: ARG002
+        values: NDArray[Any],  # noqa: ARG002
+        bias: Floats,  # noqa: ARG002
+        out: Buffer,  # noqa: ARG002
+        add: Buffer | None = None,  # noqa: ARG002
+    ) -> bool:
+        """Return False: a bias takes a pass of its own."""
+        return False
+
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> Floats:
         """Return the gradients of the active weights."""
         weights = self.lists.forward(self._strides(x), None)

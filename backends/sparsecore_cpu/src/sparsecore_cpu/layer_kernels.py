@@ -32,6 +32,23 @@ class WeightKernels(Protocol):
         """
         ...
 
+    def forward_biased(
+        self, x: KernelInput, values: NDArray[Any], bias: Floats, out: Buffer, add: Buffer | None = None
+    ) -> bool:
+        """Write the layer's outputs, plus a bias and ``add``, in one pass, where the kernels can.
+
+        Args:
+            x: the input.
+            values: (count,).
+            bias: float32, by output channel, (channels,).
+            out: the memory of the output.
+            add: an activation of the output's form that is added, if any.
+
+        Returns:
+            Whether they can; otherwise nothing has been written.
+        """
+        ...
+
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> Floats:
         """Return the gradients of the active weights, (count,), summed over the batch and the pixels.
 

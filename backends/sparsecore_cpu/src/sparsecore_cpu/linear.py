@@ -71,6 +71,14 @@ class SparseLinear:
         start = add.handle if add else None
         self._linear.forward(_read(x), out.handle, start, self.pattern, values, sums, self.threads)
 
+    def forward_biased(
+        self, x: KernelInput, values: NDArray[Any], bias: Floats, out: Buffer, add: Buffer | None = None
+    ) -> bool:
+        """Write the outputs, plus the bias and ``add``; returns True."""
+        start = add.handle if add else None
+        self._linear.forward(_read(x), out.handle, start, self.pattern, values, None, self.threads, bias)
+        return True
+
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> Floats:
         """Return the gradients of the active weights."""
         gradients = self.allocate(self.pattern.count)

@@ -136,6 +136,18 @@ class WeightedLayer:
         self._layer.forward(x, self._values, out, add, sums)
         return out
 
+    def forward_biased(self, x: KernelInput, form: Form, bias: Floats, add: Buffer | None) -> Buffer | None:
+        """The outputs, plus a bias and ``add``, in a buffer from the pool; None where that is more than one pass.
+
+        Args:
+            x: the input; it is copied where its border is narrower than the padding.
+            form: the form of the outputs, see :meth:`output`.
+            bias: float32, by output channel, (channels,).
+            add: an activation of this form that is added, if any.
+        """
+        x, out = bordered(self.runtime, x, self.window.padding.most), self.runtime.buffers.take(form)
+        return out if self._layer.forward_biased(x, self._values, bias, out, add) else None
+
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> None:
         """Add to the weight's gradient; does nothing for a weight that is not trained."""
         if not self.weight.is_trained:
