@@ -106,18 +106,22 @@ def test_dense_gradients_of_masks_take_the_place_of_activations_that_are_free():
     assert kept["masked"] < kept["compact"]
 
 
-def test_released_memory_is_that_of_the_largest_buffers_that_are_free():
+def test_released_memory_is_that_of_the_largest_free_buffers_which_calls_together_ask_for():
     buffers = Runtime.of(1).buffers
     large, small = Form.of_features(16, 1000), Form.of_features(16, 10)
     kept = buffers.take(large)
     taken = [buffers.take(large), buffers.take(small)]
-    size = taken[0].array.nbytes
+    size, little = (one.array.nbytes for one in taken)
     del taken
     before = buffers.nbytes
+    buffers.release(size - 1)
+    assert buffers.nbytes == before - little
+    buffers.release(little)
+    assert buffers.nbytes == before - little
     buffers.release(1)
-    assert buffers.nbytes == before - size
+    assert buffers.nbytes == before - little - size
     buffers.release(0)
-    assert buffers.nbytes == before - size
+    assert buffers.nbytes == before - little - size
     assert not kept.array.any()
 
 

@@ -214,7 +214,7 @@ class Buffers:
         self._lanes, self._images = lanes, np.dtype(images)
         self._lock = threading.Lock()
         self._free: OrderedDict[Form, list[_Memory]] = OrderedDict()
-        self._free_bytes, self._used_bytes, self._most_used_bytes = 0, 0, 0
+        self._free_bytes, self._used_bytes, self._most_used_bytes, self._owed_bytes = 0, 0, 0, 0
         # a buffer's life may end in the middle of `take`, or on another thread: its end only appends
         self._returned: deque[tuple[Form, _Memory]] = deque()
 
@@ -244,18 +244,22 @@ class Buffers:
         """Give memory that is free back to the system, the largest buffers first.
 
         Args:
-            size: bytes; at least as many are given back, or all that are free.
+            size: bytes. As many are given back by this call and later ones together, or all that are free: a buffer
+                only when it is no larger than what is owed by then, as it has to be zeroed when it is allocated again.
         """
         if size <= 0:
             return
         with self._lock:
             self._take_back()
+            self._owed_bytes += size
             for form in sorted(self._free, key=lambda form: math.prod(form.shape(self._lanes)), reverse=True):
                 free = self._free[form]
-                while free and size > 0:
+                while free and free[-1][0].nbytes <= self._owed_bytes:
                     array, _ = free.pop()
-                    size -= array.nbytes
+                    self._owed_bytes -= array.nbytes
                     self._free_bytes -= array.nbytes
+            if not self._free_bytes:
+                self._owed_bytes = 0
 
     def _take(self, form: Form) -> _Memory:
         self._take_back()
