@@ -1,171 +1,230 @@
-"""What sparse training of a model of 86 million sparse positions costs: its updates in dense steps, and its memory.
+"""What sparse training of a Llama of 97 million parameters costs: steps, updates, memory, and lists of the kernels.
 
-    python benchmarks/large_model.py [--rounds 5] [--threads 2] [--only NAME ...]
+    python benchmarks/large_model.py [--parts steps updates memory lists] [--threads 2 1] [--strategies SET]
 
-The model is a Llama of 12 blocks, trained by AdamW on 512 tokens a step at sparsity 0.9. In each round a dense model, a
-sparse one without an update and the same with one take a step each; seconds are processor time where one thread
-computes, which other programs disturb less, and those of the clock otherwise. Memory is measured in processes of their
-own.
+The model has 12 blocks of width 768 and a vocabulary of 8,000; AdamW trains it on one sequence of 512 tokens a step.
+Its 85 million weights in attention and feed-forward layers are sparse. Each part is measured in processes of its own;
+times that are compared take turns in one process. Results of parts that are not measured are kept in the files.
 """
 
 import argparse
+import json
 import os
-import statistics
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
+import large_model_parts as parts
 import process_memory
-import torch
+import quiet_machine
 from machine import machine, sentence
-from sparsify_overhead import VOCABULARY, Llama
-from torch.nn import functional
 from worker_processes import alone
-from writing import table, write
+from writing import RESULTS, table, write
 
-from sparsecore.engine.schedules import Amount, Every, Piecewise
-from sparsecore_strategies.dpr import DynamicReallocation
-from sparsecore_strategies.rigl import RigL
-from sparsecore_strategies.set import SparseEvolution
-from sparsecore_strategies.static import Static
-from sparsecore_torch import sparsify
+NAME = "large_model"
 
-SCHEDULE = Every(steps=2)
-"""Every other step has an update."""
+UPDATED = ("masks", "compact storage, sparse kernels")
+"""The ways to train in which updates are measured."""
 
-STRATEGIES: Mapping[str, Callable[[], object]] = {
-    "DPR, a tenth moves": lambda: DynamicReallocation(
-        # a tenth of the uniform start values is smaller, and nearly any number leaves the threshold as it is
-        target=Amount("10%"),
-        initial_threshold=0.0036,
-        tolerance=0.9,
-        schedule=SCHEDULE,
-    ),
-    "SET, three tenths of each tensor": lambda: SparseEvolution(schedule=SCHEDULE),
-    "RigL, three tenths of each tensor": lambda: RigL(drop_fraction=Piecewise({0: 0.3}), schedule=SCHEDULE),
+GOALS: Mapping[str, Mapping[str, float]] = {
+    "steps": {
+        "masks": 1.02,
+        "compact storage, sparse kernels": 0.38,
+        "compact storage, sparse kernels, 0.95": 0.30,
+    },
+    "updates": {"DPR": 0.15, "SET": 0.15, "RigL": 0.4},
+    "memory": {
+        "masks": 1.10,
+        "compact storage, sparse kernels": 0.70,
+        "compact storage, sparse kernels, 0.95": 0.70,
+    },
+    "lists": {"bytes_a_weight": 12, "seconds": 0.15},
 }
-GOALS: Mapping[str, float] = {
-    "DPR, a tenth moves": 0.15,
-    "SET, three tenths of each tensor": 0.15,
-    "RigL, three tenths of each tensor": 0.4,
-}
-"""What an update may add, in dense steps."""
+"""At most: of a dense step, of a dense step, of the peak of dense training, and in their own units."""
 
-WAYS: Mapping[str, tuple[Callable[[], object], str] | None] = {
-    "dense": None,
-    "masks, no update": (Static, "masked"),
-    "compact, no update": (Static, "compact"),
-    **{f"masks, {name}": (make, "masked") for name, make in STRATEGIES.items()},
+Task = tuple[dict[str, str], Callable[..., dict[str, Any]], tuple[str, ...]]
+"""What is measured, the function that does so, and its arguments behind the options."""
+
+
+def _steps(_: argparse.Namespace) -> Sequence[Task]:
+    return [({}, parts.steps, ())]
+
+
+def _updates(options: argparse.Namespace) -> Sequence[Task]:
+    pairs = product(UPDATED, options.strategies)
+    return [({"way": way, "strategy": name}, parts.updates, (way, name)) for way, name in pairs]
+
+
+def _memory(options: argparse.Namespace) -> Sequence[Task]:
+    still: list[Task] = [({"way": way}, parts.peaks, (way,)) for way in parts.WAYS]
+    pairs = product(UPDATED, options.strategies)
+    return still + [({"way": way, "strategy": name}, parts.peaks, (way, name)) for way, name in pairs]
+
+
+def _lists(_: argparse.Namespace) -> Sequence[Task]:
+    return [({}, parts.lists, ())]
+
+
+PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Task]]] = {
+    "steps": _steps,
+    "updates": _updates,
+    "memory": _memory,
+    "lists": _lists,
 }
-"""The strategy and the storage of each training whose memory is measured."""
 
 
 def main() -> None:
     options = _options()
-    if not options.only_memory:
-        updates = {name: alone(_time, name, options) for name in options.only or STRATEGIES}
-    else:
-        updates = {}
     process_memory.prepare()
-    memory = {name: alone(_peak, name, options) for name in WAYS}
-    report = {"machine": machine(), "load": os.getloadavg()[0], "settings": vars(options)}
-    report |= {"updates": updates, "peak_mb": memory}
-    write("large_model", report, _page(report))
+    is_whole = (options.blocks, options.tokens) == (12, 512)
+    path = RESULTS / f"{NAME}.json"
+    report = json.loads(path.read_text("utf-8")) if is_whole and path.exists() else {"measured": {}}
+    for threads, part in product(options.threads, options.parts):
+        options.threads = threads  # of the process that measures
+        for subject, measure, arguments in PARTS[part](options):
+            load = round(os.getloadavg()[0], 1)
+            key = ", ".join((part, f"{threads} threads", *subject.values()))
+            figures = {"part": part, "threads": threads, **subject, **alone(measure, options, *arguments)}
+            print(figures, flush=True)
+            report["measured"][key] = figures | {"rounds": options.rounds, "load": load, **_origin()}
+            report["machine"] = machine()
+            if is_whole:
+                write(NAME, report, page(report), is_shown=False)
+    print(page(report), end="")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each kind (default: 5)")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
-    parser.add_argument("--blocks", type=int, default=12, help="of the Llama (default: 12)")
-    parser.add_argument("--tokens", type=int, default=512, help="of a step (default: 512)")
-    parser.add_argument("--only", nargs="*", choices=STRATEGIES, help="some of the strategies")
-    parser.add_argument("--only-memory", action="store_true", help="measure no times")
+    quiet_machine.add_options(parser, rounds=5)
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured (default: all)"
+    )
+    known = list(parts.STRATEGIES)
+    parser.add_argument("--strategies", nargs="+", choices=known, default=known, help="of the updates (default: all)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2], help="of torch (default: 2)")
+    parser.add_argument("--blocks", type=int, default=12, help="of the Llama; nothing is written for others than 12")
+    parser.add_argument("--tokens", type=int, default=512, help="of a step; nothing is written for others than 512")
     return parser.parse_args()
 
 
-def _loop(strategy: tuple[Callable[[], object], str] | None, options: argparse.Namespace) -> Callable[[], None]:
-    torch.manual_seed(0)
-    model = Llama(768, 12, 2048, options.blocks)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-    if strategy is not None:
-        make, storage = strategy
-        sparsify(model, optimizer, strategy=make(), sparsity=0.9, storage=storage)
-    given = torch.randint(0, VOCABULARY, (4, options.tokens // 4))
-    labels = torch.randint(0, VOCABULARY, (given.numel(),))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        functional.cross_entropy(model(given), labels).backward()
-        optimizer.step()
-
-    return step
+def _origin() -> dict[str, str]:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return {"commit": commit or "unknown", "date": time.strftime("%Y-%m-%d")}
 
 
-def _time(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a dense step, of a sparse one, and of what an update adds to it; medians."""
-    torch.set_num_threads(options.threads)
-    dense, sparse = _loop(None, options), _loop((STRATEGIES[name], "masked"), options)
-    clock = time.thread_time if options.threads == 1 else time.perf_counter
-    seconds: dict[str, list[float]] = {"dense": [], "sparse": [], "with_update": []}
-    for number in range(options.rounds + 1):
-        for kind, step in (("dense", dense), ("sparse", sparse), ("with_update", sparse)):
-            start = clock()
-            step()
-            if number:  # the first steps make the state of the optimizers
-                seconds[kind].append(clock() - start)
-    added = [one - other for one, other in zip(seconds["with_update"], seconds["sparse"], strict=True)]
-    step_seconds = statistics.median(seconds["dense"])
-    return {
-        "dense_s": round(step_seconds, 3),
-        "sparse_s": round(statistics.median(seconds["sparse"]), 3),
-        "update_s": round(statistics.median(added), 3),
-        "update_in_dense_steps": round(statistics.median(added) / step_seconds, 3),
-        "goal": GOALS[name],
-    }
+def page(report: dict[str, Any]) -> str:
+    return f"""# A Llama of 97 million parameters
 
+12 blocks of width 768, 85 million sparse weights of which 8.5 million are active at sparsity 0.9, AdamW, float32, 512
+tokens a step, on the CPU. All goals are at most.
 
-def _peak(name: str, options: argparse.Namespace) -> float:
-    """Megabytes by which the process rises while it trains, at most; the optimizer's state is there already."""
-    torch.set_num_threads(options.threads)
-    process_memory.forget()
-    before = process_memory.resident()
-    step = _loop(WAYS[name], options)
-    step()
-    process_memory.forget()
-    for _ in range(3):
-        step()
-    return round((process_memory.highest() - before) / 1e6, 1)
+A step, by the wall clock, in turn in one process, relative to the faster dense one; medians over rounds:
 
+{_steps_table(report)}
 
-def _page(report: dict[str, Any]) -> str:
-    rows = [
-        [
-            name,
-            *(f"{one[key]:.2f}" for key in ("dense_s", "sparse_s", "update_s", "update_in_dense_steps")),
-            f"{one['goal']:.2f}",
-        ]
-        for name, one in report["updates"].items()
-    ]
-    dense = report["peak_mb"]["dense"]
-    memory = [[name, f"{peak:,.0f}", f"{peak / dense:.2f}"] for name, peak in report["peak_mb"].items()]
-    settings = report["settings"]
-    kind = "processor time" if settings["threads"] == 1 else "of the clock"
-    head = ("strategy", "dense step, s", "sparse step, s", "update adds, s", "in dense steps", "goal")
-    return f"""# A model of 86 million sparse positions
+An update, with what it adds to the step behind it, in which the kernels make their lists. DPR moves a tenth of the
+weights, SET and RigL three tenths of each tensor; RigL's takes the place of the optimizer's step:
 
-A Llama of {settings["blocks"]} blocks (width 768), AdamW, float32, {settings["tokens"]} tokens a step, sparsity 0.9, on
-the CPU with {settings["threads"]} thread(s). Seconds are {kind}, medians over {settings["rounds"]} rounds in which the
-kinds of step take turns; the load of the machine was {report["load"]:.1f}.
+{_updates_table(report)}
 
-{table(head, rows)}
+The peak of memory, as the system counts it for a process of its own, activations included: in steps behind the first
+ones, of which one has an update, and from before the model is made on:
 
-The peak of memory while it trains, as the system counts it for a process of its own, activations included:
+{_memory_table(report)}
 
-{table(("training", "peak, MB", "of dense"), memory)}
+The lists of the kernels for all weights, with their positions in each tensor, made in the first of several products;
+and selecting a tenth of random numbers, the smallest:
+
+{_lists_table(report)}
 
 {sentence(report["machine"])}
 """
+
+
+def _entries(report: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    found = [entry for entry in report["measured"].values() if entry["part"] == part]
+    ways, names = ["", *parts.WAYS], ["", *parts.STRATEGIES]
+    order = {one: number for number, one in enumerate((*ways, *names))}
+    return sorted(found, key=lambda one: (-one["threads"], order[one.get("way", "")], order[one.get("strategy", "")]))
+
+
+def _steps_table(report: dict[str, Any]) -> str:
+    rows = [
+        [
+            way,
+            str(entry["threads"]),
+            f"{entry['seconds'][way]:.2f}",
+            f"{ratio:.2f}",
+            _goal("steps", way),
+            *_source(entry),
+        ]
+        for entry in _entries(report, "steps")
+        for way, ratio in entry["of_dense"].items()
+    ]
+    return table(("way to train", "threads", "s", "of dense", "goal", "load", "commit"), rows)
+
+
+def _updates_table(report: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{entry['strategy']}, {entry['way']}",
+            str(entry["threads"]),
+            *(f"{entry[key]:.2f}" for key in ("dense_s", "sparse_s", "update_s", "in_dense_steps")),
+            _goal("updates", entry["strategy"]),
+            *_source(entry),
+        ]
+        for entry in _entries(report, "updates")
+    ]
+    head = ("update", "threads", "dense step, s", "sparse step, s", "update, s", "in dense steps", "goal")
+    return table((*head, "load", "commit"), rows)
+
+
+def _memory_table(report: dict[str, Any]) -> str:
+    entries = _entries(report, "memory")
+    dense = {entry["threads"]: entry for entry in entries if entry["way"] == "dense"}
+    rows = []
+    for entry in entries:
+        of = dense.get(entry["threads"], entry)
+        goal = "" if entry.get("strategy") else _goal("memory", entry["way"])
+        rows.append(
+            [
+                ", ".join(entry[key] for key in ("way", "strategy") if key in entry),
+                str(entry["threads"]),
+                f"{entry['training_mb']:,.0f}",
+                f"{entry['training_mb'] / of['training_mb']:.2f}",
+                goal,
+                f"{entry['all_mb']:,.0f}",
+                f"{entry['all_mb'] / of['all_mb']:.2f}",
+                entry["commit"],
+            ]
+        )
+    head = ("training", "threads", "peak of steps, MB", "of dense", "goal", "peak of all, MB", "of dense", "commit")
+    return table(head, rows)
+
+
+def _lists_table(report: dict[str, Any]) -> str:
+    rows = [
+        [f"{title}, {entry['threads']} threads", f"{entry[key]:.2f}", _goal("lists", key), *_source(entry)]
+        for entry in _entries(report, "lists")
+        for key, title in (
+            ("seconds", f"seconds for {entry['weights'] / 1e6:.1f} million weights"),
+            ("bytes_a_weight", "bytes a weight"),
+            *((key, f"nanoseconds an entry, {key.split('_')[1]} million entries") for key in entry if "ns_" in key),
+        )
+    ]
+    return table(("", "measured", "goal", "load", "commit"), rows)
+
+
+def _goal(part: str, name: str) -> str:
+    goal = GOALS[part].get(name)
+    return "" if goal is None else f"{goal:.2f}"
+
+
+def _source(entry: dict[str, Any]) -> tuple[str, str]:
+    return f"{entry['load']:.1f}", entry["commit"]
 
 
 if __name__ == "__main__":

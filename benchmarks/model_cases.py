@@ -197,7 +197,7 @@ _CASES: Mapping[str, Case] = {
         settings={"storage": "compact"},
     ),
     "llama": Case(
-        "Llama of 97 M, 512 tokens, AdamW", Llama, 1, (512,), 32000, tokens=32000, optimize=_adamw, is_slow=True
+        "Llama of 97 M, 512 tokens, AdamW", Llama, 1, (512,), 8000, tokens=8000, optimize=_adamw, is_slow=True
     ),
 }
 

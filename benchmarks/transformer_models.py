@@ -75,10 +75,12 @@ class GPT(nn.Module):
 class Llama(nn.Module):
     """A language model with RMS norms, rotary positions and gated feed-forward layers: 97 million parameters."""
 
-    def __init__(self, features: int = 640, layers: int = 12, heads: int = 10, vocabulary: int = 32000) -> None:
+    def __init__(
+        self, features: int = 768, layers: int = 12, heads: int = 12, hidden: int = 2048, vocabulary: int = 8000
+    ) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(vocabulary, features)
-        self.layers = nn.ModuleList(_LlamaLayer(features, heads, hidden=1568) for _ in range(layers))
+        self.layers = nn.ModuleList(_LlamaLayer(features, heads, hidden) for _ in range(layers))
         self.norm = nn.RMSNorm(features)
         self.lm_head = nn.Linear(features, vocabulary, bias=False)
 

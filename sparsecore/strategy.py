@@ -14,8 +14,8 @@
 - strategy state: ``per_weight`` and ``per_position`` mark its vectors; ``by_tensor`` divides those of positions;
   ``weight_counts_error`` and ``signs_error`` say what is wrong with numbers and signs that were read from a file.
 - settings: ``Amount`` and ``as_amount``, ``as_written``, ``check_fraction``, ``check_cubic``.
-- choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``fraction_of``,
-  ``fraction_rounded_up``; ``smallest_indices`` for arrays of NumPy.
+- choosing weights to prune: ``smallest_of_each``, ``smallest_of_all``, ``smallest``, ``slots_in_each``,
+  ``fraction_of``, ``fraction_rounded_up``; ``smallest_indices`` for arrays of NumPy.
 - sharing out growth: ``shares``, ``whole_numbers``, ``Counts``, ``constant``.
 - choosing positions to grow: ``random_free_positions``, ``free_positions``, ``draw_ranks``, ``largest_free``,
   ``first_free``, ``free_by_score``, ``free_ranks``.
@@ -107,6 +107,7 @@ from sparsecore.toolbox.ranking import (
     free_by_score,
     free_ranks,
     largest_free,
+    slots_in_each,
     smallest,
     smallest_of_all,
     smallest_of_each,
@@ -189,6 +190,7 @@ __all__ = [
     "random_topology",
     "shares",
     "signs_error",
+    "slots_in_each",
     "smallest",
     "smallest_indices",
     "smallest_of_all",

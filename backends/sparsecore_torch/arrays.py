@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsecore.engine.arrays import Array
 from sparsecore.engine.selection import smallest_indices
 from sparsecore.engine.topology import Topology
+from sparsecore.host.arrays import NumpyArrays
 from sparsecore_torch.tensors import is_non_overlapping_and_dense
 
 
@@ -267,9 +268,34 @@ class TorchArrays:
         return bool(array.isfinite().all())
 
     @property
+    def host(self) -> "TorchHost | None":
+        """Memory of the host, which NumPy shares; None on other devices."""
+        return TorchHost(torch.get_num_threads()) if self.device.type == "cpu" else None
+
+    @property
     def counting(self) -> "TorchCounting | None":
         """Operations that do not wait for the device; None on the CPU, where there is nothing to wait for."""
         return None if self.device.type == "cpu" else TorchCounting()
+
+
+@attrs.frozen
+class TorchHost:
+    """Tensors in the memory of the host; implements :class:`sparsecore.engine.arrays.Host`.
+
+    Attributes:
+        threads: as many as torch has.
+    """
+
+    threads: int
+
+    @property
+    def arrays(self) -> NumpyArrays:
+        """NumPy's operations."""
+        return NumpyArrays()
+
+    def share(self, array: NDArray[Any]) -> Tensor:
+        """Return a tensor that shares the memory of an array."""
+        return torch.from_numpy(array)
 
 
 @attrs.frozen

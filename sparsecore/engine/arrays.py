@@ -348,6 +348,33 @@ def counting_of(arrays: Arrays) -> Counting:
     return DefaultCounting(arrays) if own is None else own
 
 
+class Host(Protocol):
+    """What a backend may add whose arrays are in the memory of the host, so that NumPy makes passes over all weights.
+
+    A backend that has it offers it as its attribute ``host``; :meth:`Arrays.to_numpy` then shares the memory.
+    """
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        ...
+
+    @property
+    def arrays(self) -> Arrays:
+        """NumPy's operations."""
+        ...
+
+    def share(self, array: NDArray[Any]) -> Array:
+        """Return an array of the backend that shares the memory of this one."""
+        ...
+
+
+def host_of(arrays: Arrays) -> Host | None:
+    """Return the backend's :class:`Host`; None where it computes by its own operations alone."""
+    own: Host | None = getattr(arrays, "host", None)
+    return own
+
+
 def waits_for_device(arrays: Arrays) -> bool:
     """Return whether the host waits for a device when it reads what the backend has computed.
 

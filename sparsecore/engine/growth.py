@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays, Counts
+from sparsecore.engine import host_parts
+from sparsecore.engine.arrays import Array, Arrays, Counts, host_of
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError, NoRoomError
@@ -129,11 +130,12 @@ def random_free_positions(occupied: Topology, counts: Sequence[int] | Counts, ra
     Returns:
         Distinct positions, ascending, in the layout's position dtype, on the backend.
     """
-    return free_positions(occupied, random_ranks(occupied.layout.names, occupied.room, counts, random))
+    threads = 1 if (host := host_of(occupied.arrays)) is None else host.threads
+    return free_positions(occupied, random_ranks(occupied.layout.names, occupied.room, counts, random, threads))
 
 
 def random_ranks(
-    names: Sequence[str], room: Counts, counts: Sequence[int] | Counts, random: Randomness
+    names: Sequence[str], room: Counts, counts: Sequence[int] | Counts, random: Randomness, threads: int = 1
 ) -> list[NDArray[np.int64]]:
     """Draw uniformly random ranks among the free positions of each tensor.
 
@@ -142,14 +144,17 @@ def random_ranks(
         room: the number of free positions of each.
         counts: how many to draw in each, at most its room.
         random: the random numbers of this purpose.
+        threads: how many threads draw.
 
     Returns:
         Ascending ranks of each tensor.
     """
-    return [
-        draw_ranks(random.generator("growth", name), int(free), int(count)) if count else np.empty(0, np.int64)
-        for name, free, count in zip(names, room, counts, strict=True)
-    ]
+
+    def draw(tensor: tuple[str, int, int]) -> NDArray[np.int64]:
+        name, free, count = tensor
+        return draw_ranks(random.generator("growth", name), int(free), int(count)) if count else np.empty(0, np.int64)
+
+    return host_parts.in_threads(draw, zip(names, room, counts, strict=True), int(sum(counts)), threads)
 
 
 def free_positions(occupied: Topology, ranks: Sequence[NDArray[np.int64]]) -> Array:
@@ -163,6 +168,10 @@ def free_positions(occupied: Topology, ranks: Sequence[NDArray[np.int64]]) -> Ar
         Ascending positions in the layout's position dtype, on the backend.
     """
     arrays, dtype = occupied.arrays, occupied.layout.position_dtype
+    host = host_of(arrays)
+    if host is not None:
+        offsets = occupied.layout.offsets
+        return host_parts.free_positions(occupied.host_positions, occupied.bounds, offsets, ranks, host)
     free_before = np.asarray(occupied.layout.offsets[:-1], np.int64) - np.asarray(occupied.bounds[:-1], np.int64)
     everywhere = np.concatenate([rank + before for rank, before in zip(ranks, free_before, strict=True)])
     rank = arrays.from_numpy(everywhere.astype(dtype))

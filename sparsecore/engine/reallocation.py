@@ -5,12 +5,15 @@ parameters (constant, except for strategies that set a target size) are the same
 N active weights, never with the D dense positions.
 """
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Counts, constant, counting_of
+from sparsecore.engine.arrays import Array, Counts, Host, constant, counting_of, host_of
+from sparsecore.engine.host_parts import Merging
 from sparsecore.engine.state import StrategyStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
@@ -132,22 +135,29 @@ class Reallocation:
         after: the topology after it.
         survives: for each slot before it whether the weight has survived, one bool each; so has a weight that was
             pruned, grew again and keeps its value.
-        sources: for each slot after it the slot before; N where the weight has just grown.
         values: one value for each slot after it.
         pruned: weights pruned in each tensor.
         grown: weights grown in each tensor.
         momentum: the optimizer's momentum of each grown weight, in the order of their positions; None for zero.
+        given_values: the values before it, of which surviving weights keep theirs; None where they have others.
     """
 
     before: Topology
     after: Topology
     survives: Array = attrs.field(repr=False)
-    sources: Array = attrs.field(repr=False)
+    _sources: Array | Callable[[], Array] = attrs.field(repr=False)
     values: Array = attrs.field(repr=False)
     pruned: Counts
     grown: Counts
     momentum: Array | None = attrs.field(default=None, repr=False)
+    given_values: Array | None = attrs.field(default=None, repr=False)
     _grown_weights: Topology | None = attrs.field(default=None, repr=False)
+    _grown_values: Array | None = attrs.field(default=None, repr=False)
+
+    @cached_property
+    def sources(self) -> Array:
+        """For each slot after it the slot before; N where the weight has just grown; made when it is first read."""
+        return self._sources() if callable(self._sources) else self._sources
 
     @property
     def pruned_count(self) -> int:
@@ -181,10 +191,14 @@ class Reallocation:
         return carried if self.momentum is None else _replaced(carried, self.grown_slots, self.momentum, self.before)
 
     @property
+    def pruned_weights(self) -> Topology:
+        """The weights that were pruned, as a topology."""
+        return self.before.subset(~self.survives)
+
+    @property
     def pruned_positions(self) -> Array:
         """The positions that were pruned, ascending."""
-        arrays = self.before.arrays
-        return arrays.take(self.before.positions, counting_of(arrays).nonzero(~self.survives, self.pruned_count))
+        return self.pruned_weights.positions
 
     @property
     def grown_slots(self) -> Array:
@@ -200,6 +214,12 @@ class Reallocation:
     def grown_weights(self) -> Topology:
         """The weights that have grown, as a topology."""
         return self.after.at(self.grown_positions, self.grown) if self._grown_weights is None else self._grown_weights
+
+    @property
+    def grown_values(self) -> Array:
+        """The values of the weights that have grown, in the order of their positions."""
+        own = self._grown_values
+        return self.after.arrays.take(self.values, self.grown_slots) if own is None else own
 
 
 def reallocate(
@@ -285,7 +305,9 @@ def _merge(
     before: Topology, survives: Array, survivors: Topology, grown: Topology, initial: Array, values: Array
 ) -> Reallocation:
     """Merge survivors and grown weights into one ascending order."""
-    arrays, counting = before.arrays, counting_of(before.arrays)
+    arrays, counting, host = before.arrays, counting_of(before.arrays), host_of(before.arrays)
+    if host is not None and np.count_nonzero(arrays.to_numpy(survives)) == survivors.size:
+        return _merge_on_host(before, survives, survivors, grown, initial, values, host)
     positions = arrays.concatenate([survivors.positions, grown.positions])
     order = arrays.argsort(positions)  # of two ascending parts, which a stable sort merges
     kept = counting.nonzero(survives, survivors.size)
@@ -299,7 +321,41 @@ def _merge(
         values=arrays.readonly(arrays.take(carried, order)),
         pruned=constant(before.counts - survivors.counts),
         grown=grown.counts,
+        given_values=values,
         grown_weights=grown,
+        grown_values=initial,
+    )
+
+
+def _merge_on_host(
+    before: Topology, survives: Array, survivors: Topology, grown: Topology, initial: Array, values: Array, host: Host
+) -> Reallocation:
+    arrays, bounds, counts = before.arrays, before.bounds, survivors.counts + grown.counts
+    which, whole, fresh = (arrays.to_numpy(one) for one in (survives, values, initial))
+    merging = Merging(survivors.host_positions, survivors.counts, grown.host_positions, grown.counts, host)
+
+    def kept_positions(first: int, last: int) -> Any:
+        return survivors.host_positions[survivors.bounds[first] : survivors.bounds[last]]
+
+    def kept_slots(first: int, last: int) -> Any:
+        return np.flatnonzero(which[bounds[first] : bounds[last]]) + bounds[first]
+
+    def kept_values(first: int, last: int) -> Any:
+        own = slice(bounds[first], bounds[last])
+        return whole[own][which[own]]
+
+    positions = merging.merge(before.layout.position_dtype, kept_positions, grown.host_positions)
+    return Reallocation(
+        before=before,
+        after=before.at(positions, counts),
+        survives=arrays.readonly(survives),
+        sources=lambda: arrays.readonly(merging.merge(np.int64, kept_slots, before.size)),
+        values=arrays.readonly(merging.merge(whole.dtype, kept_values, fresh)),
+        pruned=constant(before.counts - survivors.counts),
+        grown=grown.counts,
+        given_values=values,
+        grown_weights=grown,
+        grown_values=initial,
     )
 
 

@@ -12,7 +12,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Arrays, Counts, constant, counting_of
+from sparsecore.engine import host_parts
+from sparsecore.engine.arrays import Array, Arrays, Counts, constant, counting_of, host_of
 from sparsecore.errors import InputError, unknown
 
 _INT32_POSITIONS = 2**31
@@ -154,6 +155,10 @@ class Topology:
         """
         counting = counting_of(self.arrays)
         counts = counting.count_each(mask, self.bounds)
+        host = host_of(self.arrays)
+        if host is not None:
+            whole, which = self.host_positions, self.arrays.to_numpy(mask)
+            return self.at(host_parts.chosen(whole, which, self.bounds, counts, host), counts)
         return self.at(self.arrays.take(self.positions, counting.nonzero(mask, int(counts.sum()))), counts)
 
     def all(self) -> Array:
@@ -166,7 +171,12 @@ class Topology:
         Args:
             slots: distinct indices into ``positions``, in [0, N), on the backend.
         """
-        return self.arrays.put(self.all(), slots, False)
+        host = host_of(self.arrays)
+        if host is None:
+            return self.arrays.put(self.all(), slots, False)
+        mask = np.ones(self.size, np.bool_)
+        mask[self.arrays.to_numpy(slots)] = False
+        return host.share(mask)
 
     @property
     def size(self) -> int:

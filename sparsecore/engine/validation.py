@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Array, Counts, constant, counting_of, describe, dtype_name
+from sparsecore.engine.arrays import Array, Counts, constant, counting_of, describe, dtype_name, host_of
 from sparsecore.engine.hooks import HookResult
+from sparsecore.engine.host_parts import count_common
 from sparsecore.engine.position_validation import (
     counts_per_tensor,
     describe_position,
@@ -194,13 +196,9 @@ def check_grown(result: HookResult, occupied: Topology, counts: Counts) -> Array
     grown: Counts = np.zeros(len(layout), np.int64)
     active_count = 0
     if len(positions):
-        # everything is read at once: a device is waited for a single time
-        # each ascends, so that what is in both stands side by side; a stable sort merges two ascending parts
-        merged = arrays.sort(arrays.concatenate([occupied.positions, positions]))
-        active = counting_of(arrays).count(merged[1:] == merged[:-1])
-        statistics = arrays.to_numpy(arrays.concatenate([order_statistics(positions, occupied), active]))
-        error, active_count = position_order_error(positions, occupied, statistics), int(statistics[-1])
-        grown = counts_per_tensor(statistics[:-1], len(positions))
+        statistics, active_count = _growth_statistics(positions, occupied)
+        error = position_order_error(positions, occupied, statistics)
+        grown = counts_per_tensor(statistics, len(positions))
     if error:
         _broken(result, "grow", f"returned {error}")
     for name, count, wanted in zip(layout.names, grown, counts, strict=True):
@@ -210,6 +208,24 @@ def check_grown(result: HookResult, occupied: Topology, counts: Counts) -> Array
         first = int(positions[int(arrays.nonzero(is_active(positions, occupied))[0])])
         _broken(result, "grow", f"grew at {describe_position(first, layout)}, which is or just was active")
     return positions
+
+
+def _growth_statistics(positions: Array, occupied: Topology) -> tuple[NDArray[np.int64], int]:
+    """Return the order statistics of positions, and how many are occupied if they ascend."""
+    arrays, host = occupied.arrays, host_of(occupied.arrays)
+    statistics = order_statistics(positions, occupied)
+    if host is not None:
+        known = arrays.to_numpy(statistics)
+        if position_order_error(positions, occupied, known):
+            return known, 0
+        counts, whole = counts_per_tensor(known, len(positions)), arrays.to_numpy(positions)
+        return known, count_common(occupied.host_positions, occupied.bounds, whole, counts, host)
+    # each ascends, so that what is in both stands side by side; a stable sort merges two ascending parts
+    merged = arrays.sort(arrays.concatenate([occupied.positions, positions]))
+    active = counting_of(arrays).count(merged[1:] == merged[:-1])
+    # everything is read at once: a device is waited for a single time
+    *known, common = arrays.to_numpy(arrays.concatenate([statistics, active]))
+    return np.array(known, np.int64), int(common)
 
 
 def check_values(result: HookResult, hook: str, topology: Topology, like: Array) -> Array:

@@ -1,7 +1,7 @@
 """The array operations of the engine on NumPy: those of the host backends, and the reference for all others."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -14,7 +14,27 @@ AnyArray = NDArray[Any]
 
 @attrs.frozen
 class NumpyArrays:
-    """Implements :class:`sparsecore.engine.arrays.Arrays` on NumPy arrays."""
+    """Implements :class:`sparsecore.engine.arrays.Arrays` on NumPy arrays, and :class:`sparsecore.engine.arrays.Host`.
+
+    Attributes:
+        threads: one.
+    """
+
+    threads: ClassVar[int] = 1
+
+    @property
+    def host(self) -> "NumpyArrays":
+        """These operations themselves."""
+        return self
+
+    @property
+    def arrays(self) -> "NumpyArrays":
+        """These operations themselves."""
+        return self
+
+    def share(self, array: AnyArray) -> AnyArray:
+        """Return the array itself."""
+        return array
 
     def from_numpy(self, array: AnyArray) -> AnyArray:
         """Return the array itself."""

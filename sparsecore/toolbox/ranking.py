@@ -10,7 +10,8 @@ from typing import Any
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Arrays, Counts, constant, counting_of
+from sparsecore.engine.arrays import Array, Arrays, Counts, constant, counting_of, host_of
+from sparsecore.engine.host_parts import in_threads
 from sparsecore.engine.schedules import Schedule, as_written
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
@@ -76,11 +77,32 @@ def smallest_of_each(topology: Topology, values: Array, counts: Counts) -> Array
     Returns:
         The slots of the ``counts[i]`` smallest |w| of tensor i, ascending, for :meth:`Topology.all_but`.
     """
-    found = [
-        smallest(abs(values[first:last]), int(count), topology.arrays) + first
-        for first, last, count in zip(topology.bounds[:-1], topology.bounds[1:], counts, strict=True)
-    ]
-    return topology.arrays.concatenate(found)
+    return slots_in_each(topology, values, lambda i, own, arrays: smallest(abs(own), int(counts[i]), arrays))
+
+
+def slots_in_each(topology: Topology, values: Array, find: Callable[[int, Array, Arrays], Array]) -> Array:
+    """Join the slots that a function finds in each tensor.
+
+    Args:
+        topology: the active positions.
+        values: one value a weight.
+        find: returns indices of weights in a tensor, given the tensor's index, the values of its weights, and the
+            operations of their arrays. These are NumPy's where the backend has its arrays on the host; several threads
+            may call it then.
+
+    Returns:
+        Slots, in the order of the tensors, on the backend.
+    """
+    arrays, bounds, host = topology.arrays, topology.bounds, host_of(topology.arrays)
+    if host is None:
+        found = [find(i, values[bounds[i] : bounds[i + 1]], arrays) + bounds[i] for i in range(len(topology.layout))]
+        return arrays.concatenate(found)
+    whole, operations = arrays.to_numpy(values), host.arrays
+
+    def find_slots(tensor: int) -> Array:
+        return find(tensor, whole[bounds[tensor] : bounds[tensor + 1]], operations) + bounds[tensor]
+
+    return host.share(np.concatenate(in_threads(find_slots, range(len(topology.layout)), topology.size, host.threads)))
 
 
 def smallest_of_all(topology: Topology, values: Array, count: int) -> Array:

@@ -29,6 +29,7 @@ from sparsecore.strategy import (
     hookimpl,
     random_topology,
     shares,
+    slots_in_each,
     smallest,
     smallest_of_each,
 )
@@ -135,15 +136,12 @@ def _signed(topology: Topology, values: Array, quotas: Sequence[Fraction]) -> Ar
     bounds = [start + bound for start in (0, size, 2 * size) for bound in topology.bounds[:-1]] + [3 * size]
     # all counts at once, for which a device is waited for a single time
     counts = counting_of(arrays).count_each(arrays.concatenate(which), bounds).reshape(3, -1).T
-    found = [
-        _signed_of(values[first:last], [mask[first:last] for mask in which], own, quota, arrays) + first
-        for first, last, own, quota in zip(topology.bounds[:-1], topology.bounds[1:], counts, quotas, strict=True)
-    ]
-    return arrays.concatenate(found)
+    return slots_in_each(topology, values, lambda i, own, used: _signed_of(own, counts[i], quotas[i], used))
 
 
-def _signed_of(values: Array, which: Sequence[Array], counts: Counts, quota: Fraction, arrays: Arrays) -> Array:
-    """Return slots of one tensor, at most its quota; ``which`` are the masks of zero, positive and negative values."""
+def _signed_of(values: Array, counts: Counts, quota: Fraction, arrays: Arrays) -> Array:
+    """Return slots of one tensor, at most its quota; ``counts`` are of its zero, positive and negative values."""
+    which = (values == 0, values > 0, values < 0)
     zeros, positive, negative = (
         counting_of(arrays).nonzero(mask, int(count)) for mask, count in zip(which, counts, strict=True)
     )

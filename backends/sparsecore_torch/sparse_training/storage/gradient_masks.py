@@ -65,7 +65,10 @@ class BitMask:
         if self._bits.device.type != "cpu" or torch.compiler.is_compiling():
             return False
         if self._is_full is None:
-            self._is_full = bool(self._bits.all())
+            bits = self._bits
+            if is_non_overlapping_and_dense(bits):  # of a mask that is not full a few entries are enough
+                bits = bits.as_strided((min(bits.numel(), _BEGINNING),), (1,))
+            self._is_full = bool(bits.all()) and bool(self._bits.all())
         return self._is_full
 
     def change(self, mask: Tensor) -> None:
@@ -196,6 +199,15 @@ class Gradients(Protocol):
         """
         ...
 
+    def clean(self, name: str, pruned: Tensor) -> None:
+        """Set the gradient of a tensor to zero where its weights are inactive since an update.
+
+        Args:
+            name: of the tensor.
+            pruned: row-major indices of the weights that were pruned, int64.
+        """
+        ...
+
     def active_gradient(self) -> Tensor:
         """Return the gradients at the active positions that were expected, (N,), at least float32."""
         ...
@@ -275,6 +287,17 @@ class GradientMasker:
         self._dense, self._in_place = dense, in_place
         self._picks = GradientPicks(active, candidates)
         self._dense_gradients = {}
+
+    def clean(self, name: str, pruned: Tensor) -> None:
+        """Set the gradient of a tensor to zero where its weights are inactive since an update."""
+        gradient = self._parameters[name].grad
+        if gradient is None:
+            return
+        if not self._is_masked(name, gradient):
+            self._masks[name].fill(gradient)
+            return
+        put_entries(gradient, pruned, 0.0)
+        self._note(name, gradient)
 
     def active_gradient(self) -> Tensor:
         """Return the gradients at the active positions, (N,), zeros where none has arrived."""

@@ -83,6 +83,7 @@ class MaskedStorage:
         ]
         self._handles += [*self._gradients.handles, *(self._roots.handles if self._roots else [])]
         self._declared: dict[str, sparse_weights.SparseWeight] = {}
+        self._latest: Callable[[], Tensor | None] = lambda: None  # what values() has returned, while it is alive
         self._declare()
         # parameters that outlive their training are plain ones again
         undeclare = [_undeclare(name, one, self._declared) for name, one in self._plain.items()]
@@ -93,7 +94,9 @@ class MaskedStorage:
 
     def values(self) -> Tensor:
         """Return the N values, at least float32, so that the strategies of every backend can compute with them."""
-        return gathered(self._parameters, self._topology)
+        values = gathered(self._parameters, self._topology)
+        self._latest = ref(values)
+        return values
 
     @torch.no_grad()
     def set_values(self, values: Tensor) -> None:
@@ -125,8 +128,10 @@ class MaskedStorage:
             self._reallocate_shards(reallocation)
             return
         self._restore_roots()
-        before, after, grown = reallocation.before, reallocation.after, reallocation.grown_weights
-        pruned = before.at(reallocation.pruned_positions, reallocation.pruned)
+        after, pruned, grown = reallocation.after, reallocation.pruned_weights, reallocation.grown_weights
+        given, grown_values = reallocation.given_values, as_tensor(reallocation.grown_values)
+        are_kept = given is not None and self._latest() is given
+        are_zero = not bool(grown_values.any())
         self._topology = after
         self._tracker.masks_changed()
         self._declare()
@@ -136,8 +141,11 @@ class MaskedStorage:
             self._masks[name].move(gone, new)
             put_entries(parameter, gone, 0.0)
             self._clear_state(name, gone)
-            put_entries(parameter, indices_of(after, name), as_tensor(reallocation.values)[after.slots(name)])
-        self._clean_gradients()
+            if not are_kept:
+                put_entries(parameter, indices_of(after, name), as_tensor(reallocation.values)[after.slots(name)])
+            elif not are_zero:
+                put_entries(parameter, new, grown_values[grown.slots(name)])
+            self._gradients.clean(name, gone)
         self._states.renew(self._parameters)
         for name, parameter in self._parameters.items():
             new = indices_of(grown, name)

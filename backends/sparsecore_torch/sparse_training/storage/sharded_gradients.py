@@ -57,6 +57,12 @@ class ShardedGradientMasker:
         self._dense = dense or candidates is not None
         self._picks = GradientPicks(active, candidates)
 
+    def clean(self, name: str, pruned: Tensor) -> None:  # noqa: ARG002
+        """Set this rank's shard of a gradient to zero where its weights are inactive since an update."""
+        gradient = self._tensors[name].parameter.grad
+        if gradient is not None:
+            self._masks[name].fill(local_shard(gradient))
+
     def active_gradient(self) -> Tensor:
         """Return the gradients at the active positions, gathered from all ranks tensor by tensor. Collective."""
         return self._gathered(self._picks.active)
