@@ -77,12 +77,12 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Task]]] = {
 
 def main() -> None:
     options = _options()
-    process_memory.prepare()
     is_whole = (options.blocks, options.tokens) == (12, 512)
     path = RESULTS / f"{NAME}.json"
     report = json.loads(path.read_text("utf-8")) if is_whole and path.exists() else {"measured": {}}
     for threads, part in product(options.threads, options.parts):
         options.threads = threads  # of the process that measures
+        process_memory.prepare(is_counted=part == "memory")
         for subject, measure, arguments in PARTS[part](options):
             load = round(os.getloadavg()[0], 1)
             key = ", ".join((part, f"{threads} threads", *subject.values()))

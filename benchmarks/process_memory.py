@@ -15,8 +15,16 @@ They count from a process's start, so that a measurement needs a process of its 
 _STATUS = Path("/proc/self/status")
 
 
-def prepare() -> None:
-    """What processes started from now on have in their environment; ends this one where nothing can be measured."""
+def prepare(*, is_counted: bool = True) -> None:
+    """Set what processes started from now on have in their environment; end this one where nothing can be measured.
+
+    Args:
+        is_counted: whether their memory is measured; where it is not, they have nothing of this, as it takes time.
+    """
+    if not is_counted:
+        for name in ENVIRONMENT:
+            os.environ.pop(name, None)
+        return
     if not _STATUS.exists():
         raise SystemExit("memory is measured on Linux only")
     os.environ.update(ENVIRONMENT)

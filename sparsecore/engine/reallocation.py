@@ -193,7 +193,7 @@ class Reallocation:
     @property
     def pruned_weights(self) -> Topology:
         """The weights that were pruned, as a topology."""
-        return self.before.subset(~self.survives)
+        return self.before.subset(~self.survives, self.pruned)
 
     @property
     def pruned_positions(self) -> Array:

@@ -147,14 +147,15 @@ class Topology:
         """
         return Topology.of(self.layout, positions, self.arrays, counts)
 
-    def subset(self, mask: Array) -> "Topology":
+    def subset(self, mask: Array, counts: Counts | None = None) -> "Topology":
         """Return the topology of some of the positions.
 
         Args:
-            mask: N bools on the backend, True for the positions that stay. The host waits for a device once.
+            mask: N bools on the backend, True for the positions that stay.
+            counts: how many stay in each tensor; None to count them, for which the host waits for a device once.
         """
         counting = counting_of(self.arrays)
-        counts = counting.count_each(mask, self.bounds)
+        counts = counting.count_each(mask, self.bounds) if counts is None else counts
         host = host_of(self.arrays)
         if host is not None:
             whole, which = self.host_positions, self.arrays.to_numpy(mask)

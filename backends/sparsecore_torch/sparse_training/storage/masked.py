@@ -131,7 +131,7 @@ class MaskedStorage:
         after, pruned, grown = reallocation.after, reallocation.pruned_weights, reallocation.grown_weights
         given, grown_values = reallocation.given_values, as_tensor(reallocation.grown_values)
         are_kept = given is not None and self._latest() is given
-        are_zero = not bool(grown_values.any())
+        are_zero = grown_values.device.type == "cpu" and not bool(grown_values.any())
         self._topology = after
         self._tracker.masks_changed()
         self._declare()
