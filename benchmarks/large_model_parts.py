@@ -120,11 +120,17 @@ WAYS: Mapping[str, Way] = {
 """The ways whose steps are measured, at sparsity 0.9 where no other is named."""
 
 
-def steps(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the seconds of a step in each way, in turn, and their ratios to the faster dense one."""
+def steps(options: argparse.Namespace, *ways: str) -> dict[str, Any]:
+    """Return the seconds of a step in each way, in turn, and their ratios to the fastest dense one.
+
+    Args:
+        options: of the command line.
+        ways: of :data:`WAYS`.
+    """
     torch.set_num_threads(options.threads)
     made, left_out = {}, {}
-    for name, way in WAYS.items():
+    for name in ways:
+        way = WAYS[name]
         loop = way.loop(options)
         try:
             loop.step()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.engine.arrays import Counts, Host
+from sparsecore.engine.arrays import Array, Counts, Host
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,7 +56,7 @@ def parts_of(bounds: Sequence[int]) -> list[tuple[int, int]]:
     return parts
 
 
-def chosen(vector: NDArray[Any], mask: NDArray[np.bool_], bounds: Sequence[int], counts: Counts, host: Host) -> Any:
+def chosen(vector: NDArray[Any], mask: NDArray[np.bool_], bounds: Sequence[int], counts: Counts, host: Host) -> Array:
     """Return the entries of a vector at which a mask is true.
 
     Args:
@@ -84,7 +84,7 @@ def free_positions(
     offsets: Sequence[int],
     ranks: Sequence[NDArray[np.int64]],
     host: Host,
-) -> Any:
+) -> Array:
     """Return the free positions of these ranks, as :func:`sparsecore.engine.growth.free_positions` does.
 
     Args:
@@ -173,7 +173,7 @@ class Merging:
 
         in_threads(place, self._parts, self._both[-1], host.threads)
 
-    def merge(self, dtype: Any, kept: Callable[[int, int], Any], grown: Any) -> Any:
+    def merge(self, dtype: Any, kept: Callable[[int, int], Any], grown: Any) -> Array:
         """Return the entries of both lists in the order of their positions.
 
         Args:

@@ -224,8 +224,8 @@ def _growth_statistics(positions: Array, occupied: Topology) -> tuple[NDArray[np
     merged = arrays.sort(arrays.concatenate([occupied.positions, positions]))
     active = counting_of(arrays).count(merged[1:] == merged[:-1])
     # everything is read at once: a device is waited for a single time
-    *known, common = arrays.to_numpy(arrays.concatenate([statistics, active]))
-    return np.array(known, np.int64), int(common)
+    read = arrays.to_numpy(arrays.concatenate([statistics, active]))
+    return read[:-1], int(read[-1])
 
 
 def check_values(result: HookResult, hook: str, topology: Topology, like: Array) -> Array:
