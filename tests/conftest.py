@@ -35,6 +35,11 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@given(st.none())
+def _any_example(_: None) -> None:
+    """Make hypothesis set itself up."""
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays: no garbage collection of a test needs to walk through all of PyTorch.
 
@@ -43,7 +48,7 @@ def pytest_collection_finish() -> None:
     """
     logging.getLogger("torch.__trace").propagate = True
     # older releases make a random generator at the first example, and warn if the collector cannot see who holds it
-    given(st.none())(lambda _: None)()
+    _any_example()
     gc.collect()
     gc.freeze()
 
