@@ -64,6 +64,21 @@ def test_all_run_on_one_thread_if_changes_of_their_number_take_longer(monkeypatc
     assert chosen({"divided": divided, "slower": slower}, 2, monkeypatch) == {"divided": 1, "slower": 1, "alone": 1}
 
 
+def test_a_choice_that_was_made_while_others_were_busy_is_mended_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, listed, busy = Recorder(), CallList(), [True]
+    monkeypatch.setattr(calls, "perf_counter", lambda: recorder.now)
+    listed.append_threaded(partial(recorder.call, "shared", lambda threads: threads if busy[0] else 1 / threads))
+    measured = MeasuredCalls(listed, 2)
+    measured.run()
+    assert recorder.run[-1] == ("shared", 1)
+    recorder.run.clear()
+    busy[0] = False
+    for _ in range(60):
+        measured.run()
+    assert recorder.run[-10:] == [("shared", 2)] * 10
+    assert len(recorder.run) == 60
+
+
 def test_calls_on_one_thread_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "perf_counter", None)
     run: list[int] = []
