@@ -4,7 +4,7 @@
 
 Each predicts in a process of its own, and they take turns. All predict the same from the same weights, which is made
 sure of before. OpenVINO takes part where it is installed, also with its option for sparse weights. Results of other
-networks are kept in the files.
+networks, batches and numbers of threads are kept in the files.
 """
 
 import argparse
@@ -32,6 +32,9 @@ DEFAULT = ("WRN-28-2", "ResNet-18", "MobileNetV2", "GPT-2 block")
 OURS = "CPU backend"
 NAME = "predict_models"
 
+EXAMPLES = 32
+"""A sample is the time of so many examples, in batches that are predicted one after another."""
+
 
 def main() -> None:
     options = _options()
@@ -39,15 +42,24 @@ def main() -> None:
     for model in options.models:
         with TemporaryDirectory() as folder:
             alone(_write_files, model, options.sparsity, options.batches, Path(folder))
-            times, facts = {}, {}
-            for threads, batch in product(options.threads, options.batches):
-                measured, machine = _measured(options, Path(folder), threads, batch)
-                times[f"threads {threads}, batch {batch}"] = measured
-                facts |= machine
-        settings = {name: given for name, given in vars(options).items() if name != "models"}
-        report["measured"][model] = {"machine": facts, "settings": settings, "ms an example": times}
-        write(NAME, report, page(report), is_shown=False)
+            _measure(model, Path(folder), options, report)
     print(page(report), end="")
+
+
+def _measure(model: str, folder: Path, options: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Measure the network, whose files are in the folder, and write the report with it."""
+    times, facts = {}, {}
+    for threads, batch in product(options.threads, options.batches):
+        times[f"threads {threads}, batch {batch}"], machine = _measured(options, folder, threads, batch)
+        facts |= machine
+    settings = {name: vars(options)[name] for name in ("rounds", "patience", "busy", "sparsity")}
+    sizes = dict.fromkeys(times, EXAMPLES)
+    before = report["measured"].get(model)
+    if before and before["settings"]["sparsity"] == options.sparsity:
+        times, sizes = before["ms an example"] | times, before["examples"] | sizes
+    entry = {"machine": facts, "settings": settings, "examples": sizes, "ms an example": times}
+    report["measured"][model] = entry
+    write(NAME, report, page(report), is_shown=False)
 
 
 def _options() -> argparse.Namespace:
@@ -88,7 +100,8 @@ def _measured(
         makers["OpenVINO, sparse weights"] = partial(_openvino, 0.5)
     steps = {name: partial(_repeated, make, folder, threads, batch) for name, make in makers.items()}
     seconds, machine = in_turn(steps, options)
-    times = {name: round(1e3 * statistics.median(samples) / batch, 4) for name, samples in seconds.items()}
+    examples = batch * _batches(batch)
+    times = {name: round(1e3 * statistics.median(samples) / examples, 4) for name, samples in seconds.items()}
     return times, machine
 
 
@@ -99,13 +112,23 @@ def _repeated(
     batch: int,
     options: argparse.Namespace,  # noqa: ARG001
 ) -> Callable[[], Any]:
-    """The predictions of a batch, compared with ours."""
+    """The predictions of a sample; those of a batch are compared with ours."""
     examples = np.load(folder / "examples.npy")[:batch]
     predict = maker(folder, threads, examples)
     expected = Predictor.load(folder / "network.safetensors", 1).predict(examples)
     if not np.allclose(predict(), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()):
         raise SystemExit("one of them predicts something else")
-    return predict
+
+    def sample() -> None:
+        for _ in range(_batches(batch)):
+            predict()
+
+    return sample
+
+
+def _batches(size: int) -> int:
+    """The number of batches of a sample."""
+    return max(1, EXAMPLES // size)
 
 
 def _sparse(folder: Path, threads: int, examples: Any) -> Callable[[], Any]:
@@ -152,6 +175,7 @@ def page(report: dict[str, Any]) -> str:
         [
             f"{model}, {setting}",
             f"{entry['settings']['sparsity']:g}",
+            str(entry["examples"][setting]),
             *(f"{times[name]:.3f}" if name in times else "" for name in names),
             f"{_gain(times):.2f}",
         ]
@@ -165,11 +189,12 @@ def page(report: dict[str, Any]) -> str:
     return f"""# Predictions of sparse networks on the CPU
 
 {quiet_machine.caveat(busy)}Milliseconds an example in float32, at the given sparsity of each layer but the first
-convolution and depthwise ones; medians over at least {rounds} rounds. Images of WRN-28-2, ResNet-18 and VGG-16 are
-32×32×3, others 224×224×3; the block of GPT-2 has 768 features and 128 tokens. ONNX Runtime and OpenVINO compute with
-the zeros. The last column is the time of the fastest of the others, relative to the CPU backend's.
+convolution and depthwise ones; medians over at least {rounds} rounds of so many examples, one batch after another.
+Images of WRN-28-2, ResNet-18 and VGG-16 are 32×32×3, others 224×224×3; the block of GPT-2 has 768 features and 128
+tokens. ONNX Runtime and OpenVINO compute with the zeros. The last column is the time of the fastest of the others,
+relative to the CPU backend's.
 
-{table(("", "sparsity", *names, "gain"), rows)}
+{table(("", "sparsity", "examples", *names, "gain"), rows)}
 
 {machines}
 """

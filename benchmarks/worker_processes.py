@@ -2,6 +2,7 @@
 
 import argparse
 import multiprocessing
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -12,6 +13,10 @@ from machine import machine
 
 WARM_UP = 2
 """Times that an action is carried out before it is timed."""
+
+_PAUSE = 0.2
+"""Seconds before each sample, in which the threads of the process before it go to sleep: many keep a core busy while
+they wait for more work."""
 
 Made = Callable[[], object]
 Result = TypeVar("Result")
@@ -95,5 +100,6 @@ def _serve(connection: Connection, make: Callable[[argparse.Namespace], Made], o
     connection.send("ready")
     with suppress(EOFError):  # the one who asks has given up
         while connection.recv() == "act":
+            time.sleep(_PAUSE)
             connection.send(take(action))
         connection.send(machine())
