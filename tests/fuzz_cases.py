@@ -296,26 +296,59 @@ def attention(call: Call) -> None:
     call.do(_kernels.attend, name, query, key, value, out, call.random.random() < 0.5, scale, call.threads())
 
 
+def _emulated() -> dict[str, str]:
+    """The kernels with emulated matrix tiles, by the name of those that they are otherwise."""
+    found = {}
+    for name in ("baseline", "avx512"):
+        try:
+            found[name] = _kernels.Kernels(f"{name}-amx-emulated").name
+        except ValueError:
+            continue
+    return found
+
+
+_EMULATED = _emulated()
+
+
+def _single_positions(call: Call, inputs: int, outputs: int) -> list[int]:
+    """Single weights, or pairs of neighbours."""
+    count = call.random.randint(0, min(inputs * outputs, 300))
+    if call.random.random() < 0.3 and inputs % 2 == count % 2 == 0:
+        pairs = call.random.sample(range(0, inputs * outputs, 2), count // 2)
+        return sorted(position + other for position in pairs for other in (0, 1))
+    return sorted(call.random.sample(range(inputs * outputs), count))
+
+
+def _block_positions(call: Call, inputs: int, outputs: int) -> list[int]:
+    """Whole blocks of 16 outputs by 32 inputs."""
+    blocks = range(inputs * outputs // 512)
+    chosen = np.isin(blocks, call.random.sample(blocks, call.random.randint(0, len(blocks))))
+    active = np.kron(chosen.reshape(outputs // 16, inputs // 32), np.ones((16, 32), np.bool_))
+    return [int(position) for position in np.flatnonzero(active)]
+
+
 def linear(call: Call) -> None:
     """Sparse linear layers."""
     draw = call.random.randint
     images, inputs, outputs = draw(1, 30 * call.lanes), draw(1, 200), draw(1, 60)
-    if call.random.random() < 0.02:
+    is_blocks = call.random.random() < 0.3
+    if is_blocks:
+        images, inputs, outputs = draw(1, 100), 32 * draw(1, 3), 16 * draw(1, 3)
+    elif call.random.random() < 0.02:
         inputs = draw(2**16 - 1, 2**16 + 200)
-    count = draw(0, min(inputs * outputs, 300))
+    active = _block_positions(call, inputs, outputs) if is_blocks else _single_positions(call, inputs, outputs)
+    count = len(active)
     positions = call.array("i8", count)
     if call.takes(positions, count, np.int64):
-        if call.random.random() < 0.3 and inputs % 2 == count % 2 == 0:
-            pairs = np.array(sorted(call.random.sample(range(0, inputs * outputs, 2), count // 2)), np.int64)
-            positions[...] = np.stack([pairs, pairs + 1], 1).reshape(-1)
-        else:
-            positions[...] = sorted(call.random.sample(range(inputs * outputs), count))
+        positions[...] = active
         if call.odd() and count:
             positions[draw(0, count - 1)] = call.random.choice([-1, 0, inputs * outputs, 2**62, -(2**63)])
     pattern = call.do(_kernels.SparsityPattern, positions, call.integer(outputs), call.integer(inputs))
     if call.random.random() < 0.3:
         call.change()
-    kernels = _kernels.LinearKernels(call.kernels.name, call.random.random() < 0.5)
+    name = call.kernels.name
+    name = call.random.choice([name, _EMULATED.get(name, name)])
+    kernels = _kernels.LinearKernels(name, call.random.random() < 0.5)
     x, out, gradient, made = (call.features(images, side) for side in (inputs, outputs, outputs, inputs))
     if call.odd():
         out = x

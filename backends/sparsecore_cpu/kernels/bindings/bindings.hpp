@@ -10,17 +10,17 @@
 #include <vector>
 
 #include "bindings/plan.hpp"
+#include "runtime/dispatch.hpp"
 
 namespace sparsecore {
 
 class Bindings {
  public:
-  explicit Bindings(const std::string& name) : tables_(find_kernels(name.c_str())) {
-    if (!tables_.float32 || (!name.empty() && name != tables_.float32->name))
-      throw std::invalid_argument("this processor has no kernels named '" + name + "'");
+  explicit Bindings(const std::string& name) : name_(found_name(name.c_str())), tables_(find_kernels(name.c_str())) {
+    if (!tables_.float32) throw std::invalid_argument("this processor has no kernels named '" + name + "'");
   }
 
-  const char* name() const { return tables_.float32->name; }
+  const char* name() const { return name_; }
   int lanes() const { return tables_.float32->lanes; }
 
   void convolve(const Input& x, const Activation& out, const Activation* add, const Weights& weights,
@@ -373,6 +373,7 @@ class Bindings {
     return x.value_bytes() == tables_.float32->value_bytes ? tables_.float32 : tables_.bfloat16;
   }
 
+  const char* name_;
   KernelTables tables_;
 };
 

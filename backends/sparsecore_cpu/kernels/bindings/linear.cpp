@@ -6,172 +6,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
-#include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "bindings/operands.hpp"
+#include "bindings/sparsity_pattern.hpp"
+#include "linear/blocks.hpp"
 #include "runtime/caches.hpp"
 
 using namespace nanobind::literals;
 
 namespace sparsecore {
-
-template <>
-struct DtypeName<int64_t> {
-  static constexpr const char* value = "int64";
-};
-
 namespace {
 
 #define POSITIONS "numpy.typing.NDArray[numpy.int64]"
 #define ANY_ARRAY "numpy.typing.NDArray[typing.Any]"
-
-using Positions = Array<const int64_t, 1>;
-using Starts = std::vector<uint32_t>;
-
-constexpr int64_t MOST_WEIGHTS = std::numeric_limits<int32_t>::max() - 16;
-
-// The active weights of a matrix row by row, and where those of each tile start for the tiles that were asked for.
-class Rows {
- public:
-  Rows(int64_t rows, int64_t column_count, int64_t count)
-      : rows_(rows),
-        column_count_(column_count),
-        count_(count),
-        columns_(new uint16_t[static_cast<size_t>(count)]),
-        segments_(static_cast<size_t>((segment_count() + 1) * rows)) {}
-
-  int64_t rows() const { return rows_; }
-  int64_t column_count() const { return column_count_; }
-  int64_t count() const { return count_; }
-  uint16_t* columns() { return columns_.get(); }
-
-  // Where the weights of a row in a segment start. Those of the segment behind the last one start where they end.
-  uint32_t& start(int64_t segment, int64_t row) { return segments_[static_cast<size_t>(segment * rows_ + row)]; }
-  uint32_t start(int64_t segment, int64_t row) const { return segments_[static_cast<size_t>(segment * rows_ + row)]; }
-  int64_t segment_count() const { return (column_count_ + SEGMENT - 1) / SEGMENT; }
-
-  // Calls visit(row, column, weight) for each weight, row by row.
-  template <class Visit>
-  void for_each(Visit visit) const {
-    for (int64_t row = 0; row < rows_; row++)
-      for (int64_t segment = 0; segment < segment_count(); segment++)
-        for (uint32_t k = start(segment, row); k < start(segment + 1, row); k++)
-          visit(row, segment * SEGMENT + columns_[k], k);
-  }
-
-  // The tiles of so many columns; valid as long as this object.
-  TiledRows tiled(int64_t tile) {
-    if (tile == SEGMENT) return view(segments_, tile);
-    auto found = tiled_.find(tile);
-    if (found == tiled_.end()) found = tiled_.emplace(tile, starts_of(tile)).first;
-    return view(found->second, tile);
-  }
-
-  template <class Visit>
-  void for_each_array(Visit visit) const {
-    visit(columns_.get(), static_cast<size_t>(count_));
-    visit(segments_.data(), segments_.size());
-    for (const auto& [tile, starts] : tiled_) visit(starts.data(), starts.size());
-  }
-
- private:
-  TiledRows view(const Starts& starts, int64_t tile) {
-    if (!is_paired_) is_paired_ = are_pairs();
-    return {columns_.get(), starts.data(), rows_, column_count_, tile, *is_paired_};
-  }
-
-  // Whether all weights are pairs of neighbours, the first of which is in an even column.
-  bool are_pairs() const {
-    if (count_ % 2) return false;
-    for (int64_t k = 0; k < count_; k += 2)
-      if (columns_[k] % 2 || columns_[k + 1] != columns_[k] + 1) return false;
-    return std::all_of(segments_.begin(), segments_.end(), [](uint32_t start) { return start % 2 == 0; });
-  }
-
-  Starts starts_of(int64_t tile) const {
-    const int64_t tiles = (column_count_ + tile - 1) / tile, tiles_per_segment = SEGMENT / tile;
-    Starts starts(static_cast<size_t>((tiles + 1) * rows_));
-    for (int64_t row = 0; row < rows_; row++) {
-      uint32_t k = 0;
-      for (int64_t number = 0; number < tiles; number++) {
-        const int64_t segment = number / tiles_per_segment, first = number % tiles_per_segment * tile;
-        if (!first) k = start(segment, row);
-        while (k < start(segment + 1, row) && columns_[k] < first) k++;
-        starts[static_cast<size_t>(number * rows_ + row)] = k;
-      }
-      starts[static_cast<size_t>(tiles * rows_ + row)] = start(segment_count(), row);
-    }
-    return starts;
-  }
-
-  int64_t rows_, column_count_, count_;
-  std::unique_ptr<uint16_t[]> columns_;
-  std::optional<bool> is_paired_;
-  Starts segments_;  // those of tiles of SEGMENT columns
-  std::map<int64_t, Starts> tiled_;
-};
-
-// The smallest table of starts has an entry for each row of each segment.
-void require_tables_fit(int64_t rows, int64_t columns) {
-  constexpr int64_t MOST_ENTRIES = 1 << 28, MOST = std::numeric_limits<int32_t>::max();
-  require(rows <= MOST && columns <= MOST && rows * (columns / SEGMENT + 2) <= MOST_ENTRIES,
-          "a matrix has more rows and columns than the kernels can index");
-}
-
-// Row-major positions that ascend, as rows and columns. Each is read once, as other threads may write to the array.
-Rows rows_of(const Positions& positions, int64_t rows, int64_t columns) {
-  const int64_t count = positions.length();
-  require(rows > 0 && columns > 0, "a matrix has one row and one column at least");
-  require_tables_fit(rows, columns), require_tables_fit(columns, rows);
-  require(count <= MOST_WEIGHTS, "there are more weights than 32-bit numbers count");
-  Rows made(rows, columns, count);
-  uint16_t* const to = made.columns();
-  int64_t row = 0, segment = 0, row_start = 0, last = -1;
-  // the segments [0, number] of the present row have started
-  const auto start_segments = [&](int64_t number, uint32_t k) {
-    for (; segment <= number; segment++) made.start(segment, row) = k;
-  };
-  start_segments(0, 0);
-  for (int64_t k = 0; k < count; k++) {
-    const int64_t position = __atomic_load_n(positions.data() + k, __ATOMIC_RELAXED);
-    require(position > last && position < rows * columns, "the positions do not ascend within the matrix");
-    last = position;
-    while (position - row_start >= columns) {
-      start_segments(made.segment_count(), static_cast<uint32_t>(k));
-      row++, row_start += columns, segment = 0;
-      start_segments(0, static_cast<uint32_t>(k));
-    }
-    const int64_t column = position - row_start;
-    if (column >= segment * SEGMENT) start_segments(column / SEGMENT, static_cast<uint32_t>(k));
-    to[k] = static_cast<uint16_t>(column % SEGMENT);
-  }
-  for (; row < rows; row++, segment = 0) start_segments(made.segment_count(), static_cast<uint32_t>(count));
-  return made;
-}
-
-// The same weights with rows and columns exchanged.
-Rows transposed(const Rows& given) {
-  Rows made(given.column_count(), given.rows(), given.count());
-  std::vector<uint32_t> next(static_cast<size_t>(given.column_count()) + 1);
-  given.for_each([&](int64_t, int64_t column, uint32_t) { next[column + 1]++; });
-  for (size_t i = 1; i < next.size(); i++) next[i] += next[i - 1];
-  uint16_t* const to = made.columns();
-  int64_t segment = 0;
-  const auto start_segment = [&] {
-    for (int64_t row = 0; row < made.rows(); row++) made.start(segment, row) = next[row];
-    segment++;
-  };
-  given.for_each([&](int64_t row, int64_t column, uint32_t) {
-    while (row >= segment * SEGMENT) start_segment();
-    to[next[column]++] = static_cast<uint16_t>(row % SEGMENT);
-  });
-  while (segment <= made.segment_count()) start_segment();
-  return made;
-}
 
 int64_t power_of_two_near(double number) {
   return int64_t{1} << static_cast<int>(std::lround(std::log2(std::max(number, 1.0))));
@@ -198,48 +47,20 @@ int64_t range_of(const Rows& rows) {
   return std::min(std::max(power_of_two_near(static_cast<double>(rows.column_count()) / TASKS), FEWEST), SEGMENT);
 }
 
-class SparsityPattern {
- public:
-  SparsityPattern(nb::handle positions, Integer outputs, Integer inputs)
-      : by_output_(rows_of(Positions("positions", positions), outputs, inputs)) {}
-
-  int64_t outputs() const { return by_output_.rows(); }
-  int64_t inputs() const { return by_output_.column_count(); }
-  int64_t count() const { return by_output_.count(); }
-
-  Rows& by_output() { return by_output_; }
-  Rows& by_input() {
-    if (!by_input_) by_input_.emplace(transposed(by_output_));
-    return *by_input_;
-  }
-
-  // Read-only views of all arrays that were made so far, which keep `self` alive.
-  static nb::list arrays(nb::object self) {
-    nb::list views;
-    const auto& pattern = nb::cast<const SparsityPattern&>(self);
-    const auto append = [&](const auto* data, size_t size) {
-      using Number = std::remove_pointer_t<decltype(data)>;
-      views.append(nb::ndarray<nb::numpy, Number, nb::ndim<1>>(data, {size}, self));
-    };
-    pattern.by_output_.for_each_array(append);
-    if (pattern.by_input_) pattern.by_input_->for_each_array(append);
-    return views;
-  }
-
- private:
-  Rows by_output_;
-  std::optional<Rows> by_input_;
-};
-
 class LinearKernels {
  public:
   explicit LinearKernels(const std::string& name, bool rounded) {
     const LinearTables tables = find_linear_kernels(name.c_str());
     rounded_ = rounded && tables.bfloat16, table_ = rounded_ ? tables.bfloat16 : tables.float32;
+    block_table_ = rounded ? tables.blocks : nullptr;
     if (!table_) throw std::invalid_argument("this processor has no kernels named '" + name + "'");
   }
 
   bool rounded() const { return rounded_; }
+
+  bool multiplies_blocks(SparsityPattern& pattern) const {
+    return block_table_ && pattern.blocks() && block_table_->is_usable();
+  }
 
   void forward(const Activation& x, const Activation& out, const Activation* add, SparsityPattern& pattern,
                nb::handle given_values, nb::handle given_sums, Integer given_threads, nb::handle given_bias) const {
@@ -262,6 +83,16 @@ class LinearKernels {
       if (bias) require_disjoint(sums->memory(), {bias->memory()});
       if (add) require_disjoint(sums->memory(), {add->memory()});
     }
+    if (multiplies_blocks(pattern)) {
+      BlockParams params{};
+      params.blocks = pattern.blocks()->list(), params.values = values.data();
+      params.x = data(x), params.add = add ? data(*add) : nullptr, params.out = data(out);
+      params.bias = bias ? bias->data() : nullptr, params.sums = sums ? sums->data() : nullptr;
+      params.vectors = x.extent.width, params.last_lanes = x.extent.last_lanes;
+      params.cache_bytes = cache_sizes().second, params.threads = threads;
+      nb::gil_scoped_release release;
+      return block_table_->forward(params);
+    }
     LinearParams params{};
     params.by_output = pattern.by_output().tiled(tile_of(pattern.by_output(), bytes_per_feature(x)));
     params.values = values.data(), params.x = data(x), params.add = add ? data(*add) : nullptr, params.out = data(out);
@@ -276,20 +107,18 @@ class LinearKernels {
                        nb::handle given_gradients, Integer given_threads) const {
     const int threads = thread_count(given_threads);
     const Floats gradients = gradients_of(pattern, given_gradients);
-    LinearGradientsParams params = read_by(gradient, pattern, threads);
-    set_weights(params, x, gradient, pattern, gradients);
-    nb::gil_scoped_release release;
-    table_->gradients(params);
+    require_features(gradient, pattern.outputs());
+    require_weights(x, gradient, pattern, gradients);
+    compute_gradients(gradient, pattern, {&x, &gradients, nullptr, nullptr, nullptr, threads});
   }
 
   void input_gradient(const Activation& gradient, SparsityPattern& pattern, nb::handle given_values,
                       const Activation& out, const Activation* add, Integer given_threads) const {
     const int threads = thread_count(given_threads);
     const ReadonlyFloats values = values_of(pattern, given_values);
-    LinearGradientsParams params = read_by(gradient, pattern, threads);
-    set_inputs(params, gradient, pattern, values, out, add);
-    nb::gil_scoped_release release;
-    table_->gradients(params);
+    require_features(gradient, pattern.outputs());
+    require_inputs(gradient, pattern, values, out, add);
+    compute_gradients(gradient, pattern, {nullptr, nullptr, &values, &out, add, threads});
   }
 
   void backward(const Activation& x, const Activation& gradient, SparsityPattern& pattern, nb::handle given_values,
@@ -297,14 +126,12 @@ class LinearKernels {
     const int threads = thread_count(given_threads);
     const ReadonlyFloats values = values_of(pattern, given_values);
     const Floats gradients = gradients_of(pattern, given_gradients);
-    LinearGradientsParams params = read_by(gradient, pattern, threads);
-    set_weights(params, x, gradient, pattern, gradients);
-    set_inputs(params, gradient, pattern, values, out, add);
+    require_features(gradient, pattern.outputs());
+    require_weights(x, gradient, pattern, gradients), require_inputs(gradient, pattern, values, out, add);
     require_disjoint(out.memory(), {x.memory(), gradients.memory()});
     require_disjoint(gradients.memory(), {values.memory()});
     if (add) require_disjoint(gradients.memory(), {add->memory()});
-    nb::gil_scoped_release release;
-    table_->gradients(params);
+    compute_gradients(gradient, pattern, {&x, &gradients, &values, &out, add, threads});
   }
 
  private:
@@ -344,33 +171,59 @@ class LinearKernels {
     return (vectors + panels - 1) / panels * x.lanes() * static_cast<int64_t>(rounded_ ? 2 : sizeof(float));
   }
 
-  LinearGradientsParams read_by(const Activation& gradient, SparsityPattern& pattern, int threads) const {
-    require_features(gradient, pattern.outputs());
-    LinearGradientsParams params{};
-    params.by_output = pattern.by_output().tiled(tile_of(pattern.by_output(), bytes_per_feature(gradient)));
-    params.gradient = data(gradient), params.vectors = gradient.extent.width;
-    params.cache_bytes = cache_sizes().second, params.threads = threads;
-    return params;
-  }
-
-  void set_weights(LinearGradientsParams& params, const Activation& x, const Activation& gradient,
-                   const SparsityPattern& pattern, const Floats& gradients) const {
+  void require_weights(const Activation& x, const Activation& gradient, const SparsityPattern& pattern,
+                       const Floats& gradients) const {
     require_features(x, pattern.inputs()), require_one_batch(x, gradient);
     require_disjoint(gradients.memory(), {x.memory(), gradient.memory()});
-    params.x = data(x), params.weights = gradients.data();
   }
 
-  void set_inputs(LinearGradientsParams& params, const Activation& gradient, SparsityPattern& pattern,
-                  const ReadonlyFloats& values, const Activation& out, const Activation* add) const {
+  void require_inputs(const Activation& gradient, const SparsityPattern& pattern, const ReadonlyFloats& values,
+                      const Activation& out, const Activation* add) const {
     require_features(out, pattern.inputs()), require_one_batch(out, gradient);
     require_disjoint(out.memory(), {gradient.memory(), values.memory()});
     if (add) require_start(*add, out);
-    params.by_input = pattern.by_input().tiled(tile_of(pattern.by_input(), bytes_per_feature(gradient)));
-    params.ranges = pattern.by_output().tiled(range_of(pattern.by_output()));
-    params.values = values.data(), params.inputs = data(out), params.add = add ? data(*add) : nullptr;
+  }
+
+  // What gradients are computed of. `x` and `weights` are null where those of the weights are not wanted, `values` and
+  // `inputs` where those of the inputs are not.
+  struct WantedGradients {
+    const Activation* x;
+    const Floats* weights;
+    const ReadonlyFloats* values;
+    const Activation *inputs, *add;
+    int threads;
+
+    // Sets the parameters that kernels of all kinds have.
+    template <class Params>
+    void set(Params& params, const Activation& gradient) const {
+      params.gradient = data(gradient), params.vectors = gradient.extent.width;
+      if (weights) params.x = data(*x), params.weights = weights->data();
+      if (inputs) params.values = values->data(), params.inputs = data(*inputs);
+      params.add = add ? data(*add) : nullptr;
+      params.cache_bytes = cache_sizes().second, params.threads = threads;
+    }
+  };
+
+  void compute_gradients(const Activation& gradient, SparsityPattern& pattern, const WantedGradients& wanted) const {
+    if (multiplies_blocks(pattern)) {
+      BlockGradientsParams params{};
+      params.blocks = pattern.blocks()->list(), wanted.set(params, gradient);
+      nb::gil_scoped_release release;
+      return block_table_->gradients(params);
+    }
+    LinearGradientsParams params{};
+    wanted.set(params, gradient);
+    params.by_output = pattern.by_output().tiled(tile_of(pattern.by_output(), bytes_per_feature(gradient)));
+    if (wanted.inputs) {
+      params.by_input = pattern.by_input().tiled(tile_of(pattern.by_input(), bytes_per_feature(gradient)));
+      params.ranges = pattern.by_output().tiled(range_of(pattern.by_output()));
+    }
+    nb::gil_scoped_release release;
+    table_->gradients(params);
   }
 
   const LinearTable* table_;
+  const BlockTable* block_table_;  // null where there are none for blocks
   bool rounded_;
 };
 
@@ -395,9 +248,12 @@ All activations are features of one batch. Values and gradients are in the order
 
 With ``rounded`` the outputs and the weights' gradients are sums, in float32, of products of numbers that are
 rounded to bfloat16, where the processor has instructions for this (AVX512_BF16); where it has none, nothing is
-rounded. The inputs' gradients are always computed in float32.)")
+rounded. The inputs' gradients are computed in float32. Where the processor has AMX and the weights are whole blocks
+of 16x32, all three are products of rounded blocks.)")
       .def(nb::init<const std::string&, bool>(), "name"_a = "", "rounded"_a = false)
       .def_prop_ro("rounded", &LinearKernels::rounded, "Whether numbers are rounded before they are multiplied.")
+      .def("multiplies_blocks", &LinearKernels::multiplies_blocks, "pattern"_a,
+           "Whether the weights are multiplied block by block, by matrix tiles (AMX).")
       .def("forward", &LinearKernels::forward, "x"_a, "out"_a, "add"_a.none(), "pattern"_a, "values"_a.none(),
            "sums"_a.none(), "threads"_a, "bias"_a.none() = nb::none(),
            "Computes out = add + bias + weights·x, and the sums of out and of its square.",

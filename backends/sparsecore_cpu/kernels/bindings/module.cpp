@@ -123,7 +123,7 @@ step is one number, or two: down and to the right.)")
 nb::class_<Bindings> add_kernels(nb::module_& module) {
   nb::class_<Bindings> kernels(
       module, "Kernels",
-      R"(The kernels for one instruction set: avx512, avx2 or baseline, or without a name the best one.)");
+      R"(The kernels for one instruction set: amx, avx512, avx2 or baseline, or without a name the best one.)");
   kernels.def(nb::init<const std::string&>(), "name"_a = "")
       .def_prop_ro("name", &Bindings::name, "The name of the instruction set.")
       .def_prop_ro("lanes", &Bindings::lanes, "How many floats a vector has.")

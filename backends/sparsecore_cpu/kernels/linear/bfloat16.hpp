@@ -6,27 +6,16 @@
 // multiplied next to a zero. The instruction takes subnormal numbers as zeros.
 #pragma once
 
-#include <immintrin.h>
-
 #include "linear/gradients.hpp"
+#include "linear/pairs.hpp"
 
 namespace SPARSECORE_VARIANT {
-
-// Two bfloat16 numbers in each lane.
-typedef __m512bh Pairs;
 
 inline Pairs load_pairs(const float* from) { return (Pairs)_mm512_load_ps(from); }
 inline void store_pairs(float* to, Pairs pairs) { _mm512_store_ps(to, (__m512)pairs); }
 
 inline Vector add_products(Vector sums, Pairs one, Pairs other) {
   return (Vector)_mm512_dpbf16_ps((__m512)sums, one, other);
-}
-
-// The lanes of two vectors as the lower and the upper halves.
-inline Pairs paired(Vector lower, Vector upper) {
-  const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)lower));
-  const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)upper));
-  return (Pairs)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
 // Rounds numbers to bfloat16, as floats whose lower halves are zero. The one behind the last is a zero.

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "linear/blocks.hpp"
+
 namespace sparsecore {
 
 // Positions are counted from the last multiple of this on, so that 16 bits suffice.
@@ -68,10 +70,11 @@ struct LinearTable {
   void (*gradients)(const LinearGradientsParams& params);
 };
 
-// The kernels for one instruction set, and those that round what they multiply to bfloat16. The latter are null where
-// this processor has no instructions for products of bfloat16 numbers.
+// The kernels for one instruction set, and those that round what they multiply to bfloat16: any weights, and whole
+// blocks of them. The latter two are null where this processor has no instructions for such products.
 struct LinearTables {
   const LinearTable *float32, *bfloat16;
+  const BlockTable* blocks;
 };
 
 // The kernels for the instruction set of this name or, where it is empty, for the best one of this processor. Null

@@ -95,7 +95,7 @@ class Steps:
     ) -> None: ...
 
 class Kernels:
-    """The kernels for one instruction set: avx512, avx2 or baseline, or without a name the best one."""
+    """The kernels for one instruction set: amx, avx512, avx2 or baseline, or without a name the best one."""
 
     def __init__(self, name: str = "") -> None: ...
     @property
@@ -558,13 +558,17 @@ class LinearKernels:
 
     With ``rounded`` the outputs and the weights' gradients are sums, in float32, of products of numbers that are
     rounded to bfloat16, where the processor has instructions for this (AVX512_BF16); where it has none, nothing is
-    rounded. The inputs' gradients are always computed in float32.
+    rounded. The inputs' gradients are computed in float32. Where the processor has AMX and the weights are whole blocks
+    of 16x32, all three are products of rounded blocks.
     """
 
     def __init__(self, name: str = "", rounded: bool = False) -> None: ...
     @property
     def rounded(self) -> bool:
         """Whether numbers are rounded before they are multiplied."""
+
+    def multiplies_blocks(self, pattern: SparsityPattern) -> bool:
+        """Whether the weights are multiplied block by block, by matrix tiles (AMX)."""
 
     def forward(
         self,

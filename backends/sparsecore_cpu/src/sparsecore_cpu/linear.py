@@ -55,7 +55,8 @@ class SparseLinear:
         threads: how many threads compute.
         allocate: returns memory for so many gradients.
         rounded: whether outputs and the weights' gradients are sums of products of numbers rounded to bfloat16, where
-            the processor has instructions for these. Sums are in float32, and so is all of the inputs' gradient.
+            the processor has instructions for these. Sums are in float32, and so is all of the inputs' gradient, except
+            where the processor has AMX and the weights are whole blocks of 16x32.
     """
 
     kernels: _kernels.Kernels

@@ -52,7 +52,7 @@ def rounded(floats: NDArray[np.float32]) -> NDArray[np.uint16]:
 _HALF_A_STEP, _QUIET = np.uint32(0x8000), np.uint32(0x400000)
 
 KERNELS = "SPARSECORE_CPU_KERNELS"
-"""The environment variable that selects the kernels: avx512, avx2 or baseline; by default the best of the processor."""
+"""The environment variable that selects the kernels by their name; by default the best of the processor."""
 
 _CACHE_LINE = 64
 
@@ -392,7 +392,7 @@ def copied(runtime: Runtime, images: Buffer, border: int) -> Buffer:
 def kernel_names() -> list[str]:
     """The kernels that this processor can run, the best first."""
     names = []
-    for name in ("avx512", "avx2", "baseline"):
+    for name in ("amx", "avx512", "avx2", "baseline"):
         try:
             names.append(_kernels.Kernels(name).name)
         except ValueError:

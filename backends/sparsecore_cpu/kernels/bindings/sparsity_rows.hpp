@@ -1,0 +1,168 @@
+// The active weights of a matrix row by row, as the kernels of linear layers read them.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "bindings/arguments.hpp"
+#include "linear/linear.hpp"
+
+namespace sparsecore {
+
+template <>
+struct DtypeName<int64_t> {
+  static constexpr const char* value = "int64";
+};
+
+using Positions = Array<const int64_t, 1>;
+using Starts = std::vector<uint32_t>;
+
+constexpr int64_t MOST_WEIGHTS = std::numeric_limits<int32_t>::max() - 16;
+
+// The active weights of a matrix row by row, and where those of each tile start for the tiles that were asked for.
+class Rows {
+ public:
+  Rows(int64_t rows, int64_t column_count, int64_t count)
+      : rows_(rows),
+        column_count_(column_count),
+        count_(count),
+        columns_(new uint16_t[static_cast<size_t>(count)]),
+        segments_(static_cast<size_t>((segment_count() + 1) * rows)) {}
+
+  int64_t rows() const { return rows_; }
+  int64_t column_count() const { return column_count_; }
+  int64_t count() const { return count_; }
+  uint16_t* columns() { return columns_.get(); }
+  const uint16_t* columns() const { return columns_.get(); }
+
+  // Where the weights of a row in a segment start. Those of the segment behind the last one start where they end.
+  uint32_t& start(int64_t segment, int64_t row) { return segments_[static_cast<size_t>(segment * rows_ + row)]; }
+  uint32_t start(int64_t segment, int64_t row) const { return segments_[static_cast<size_t>(segment * rows_ + row)]; }
+  int64_t segment_count() const { return (column_count_ + SEGMENT - 1) / SEGMENT; }
+
+  // Calls visit(row, column, weight) for each weight, row by row.
+  template <class Visit>
+  void for_each(Visit visit) const {
+    for (int64_t row = 0; row < rows_; row++)
+      for (int64_t segment = 0; segment < segment_count(); segment++)
+        for (uint32_t k = start(segment, row); k < start(segment + 1, row); k++)
+          visit(row, segment * SEGMENT + columns_[k], k);
+  }
+
+  // The tiles of so many columns; valid as long as this object.
+  TiledRows tiled(int64_t tile) {
+    if (tile == SEGMENT) return view(segments_, tile);
+    auto found = tiled_.find(tile);
+    if (found == tiled_.end()) found = tiled_.emplace(tile, starts_of(tile)).first;
+    return view(found->second, tile);
+  }
+
+  template <class Visit>
+  void for_each_array(Visit visit) const {
+    visit(columns_.get(), static_cast<size_t>(count_));
+    visit(segments_.data(), segments_.size());
+    for (const auto& [tile, starts] : tiled_) visit(starts.data(), starts.size());
+  }
+
+ private:
+  TiledRows view(const Starts& starts, int64_t tile) {
+    if (!is_paired_) is_paired_ = are_pairs();
+    return {columns_.get(), starts.data(), rows_, column_count_, tile, *is_paired_};
+  }
+
+  // Whether all weights are pairs of neighbours, the first of which is in an even column.
+  bool are_pairs() const {
+    if (count_ % 2) return false;
+    for (int64_t k = 0; k < count_; k += 2)
+      if (columns_[k] % 2 || columns_[k + 1] != columns_[k] + 1) return false;
+    return std::all_of(segments_.begin(), segments_.end(), [](uint32_t start) { return start % 2 == 0; });
+  }
+
+  Starts starts_of(int64_t tile) const {
+    const int64_t tiles = (column_count_ + tile - 1) / tile, tiles_per_segment = SEGMENT / tile;
+    Starts starts(static_cast<size_t>((tiles + 1) * rows_));
+    for (int64_t row = 0; row < rows_; row++) {
+      uint32_t k = 0;
+      for (int64_t number = 0; number < tiles; number++) {
+        const int64_t segment = number / tiles_per_segment, first = number % tiles_per_segment * tile;
+        if (!first) k = start(segment, row);
+        while (k < start(segment + 1, row) && columns_[k] < first) k++;
+        starts[static_cast<size_t>(number * rows_ + row)] = k;
+      }
+      starts[static_cast<size_t>(tiles * rows_ + row)] = start(segment_count(), row);
+    }
+    return starts;
+  }
+
+  int64_t rows_, column_count_, count_;
+  std::unique_ptr<uint16_t[]> columns_;
+  std::optional<bool> is_paired_;
+  Starts segments_;  // those of tiles of SEGMENT columns
+  std::map<int64_t, Starts> tiled_;
+};
+
+// The smallest table of starts has an entry for each row of each segment.
+inline void require_tables_fit(int64_t rows, int64_t columns) {
+  constexpr int64_t MOST_ENTRIES = 1 << 28, MOST = std::numeric_limits<int32_t>::max();
+  require(rows <= MOST && columns <= MOST && rows * (columns / SEGMENT + 2) <= MOST_ENTRIES,
+          "a matrix has more rows and columns than the kernels can index");
+}
+
+// Row-major positions that ascend, as rows and columns. Each is read once, as other threads may write to the array.
+inline Rows rows_of(const Positions& positions, int64_t rows, int64_t columns) {
+  const int64_t count = positions.length();
+  require(rows > 0 && columns > 0, "a matrix has one row and one column at least");
+  require_tables_fit(rows, columns), require_tables_fit(columns, rows);
+  require(count <= MOST_WEIGHTS, "there are more weights than 32-bit numbers count");
+  Rows made(rows, columns, count);
+  uint16_t* const to = made.columns();
+  int64_t row = 0, segment = 0, row_start = 0, last = -1;
+  // the segments [0, number] of the present row have started
+  const auto start_segments = [&](int64_t number, uint32_t k) {
+    for (; segment <= number; segment++) made.start(segment, row) = k;
+  };
+  start_segments(0, 0);
+  for (int64_t k = 0; k < count; k++) {
+    const int64_t position = __atomic_load_n(positions.data() + k, __ATOMIC_RELAXED);
+    require(position > last && position < rows * columns, "the positions do not ascend within the matrix");
+    last = position;
+    while (position - row_start >= columns) {
+      start_segments(made.segment_count(), static_cast<uint32_t>(k));
+      row++, row_start += columns, segment = 0;
+      start_segments(0, static_cast<uint32_t>(k));
+    }
+    const int64_t column = position - row_start;
+    if (column >= segment * SEGMENT) start_segments(column / SEGMENT, static_cast<uint32_t>(k));
+    to[k] = static_cast<uint16_t>(column % SEGMENT);
+  }
+  for (; row < rows; row++, segment = 0) start_segments(made.segment_count(), static_cast<uint32_t>(count));
+  return made;
+}
+
+// The same weights with rows and columns exchanged.
+inline Rows transposed(const Rows& given) {
+  Rows made(given.column_count(), given.rows(), given.count());
+  std::vector<uint32_t> next(static_cast<size_t>(given.column_count()) + 1);
+  given.for_each([&](int64_t, int64_t column, uint32_t) { next[column + 1]++; });
+  for (size_t i = 1; i < next.size(); i++) next[i] += next[i - 1];
+  uint16_t* const to = made.columns();
+  int64_t segment = 0;
+  const auto start_segment = [&] {
+    for (int64_t row = 0; row < made.rows(); row++) made.start(segment, row) = next[row];
+    segment++;
+  };
+  given.for_each([&](int64_t row, int64_t column, uint32_t) {
+    while (row >= segment * SEGMENT) start_segment();
+    to[next[column]++] = static_cast<uint16_t>(row % SEGMENT);
+  });
+  while (segment <= made.segment_count()) start_segment();
+  return made;
+}
+
+}  // namespace sparsecore
