@@ -88,8 +88,7 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Task]]] = {
 def main() -> None:
     options = _options()
     is_whole = (options.blocks, options.tokens) == (12, 512)
-    path = RESULTS / f"{NAME}.json"
-    report = json.loads(path.read_text("utf-8")) if is_whole and path.exists() else {"measured": {}}
+    report: dict[str, Any] = {"measured": {}}
     for threads, part in product(options.threads, options.parts):
         options.threads = threads  # of the process that measures
         process_memory.prepare(is_counted=part == "memory")
@@ -98,11 +97,18 @@ def main() -> None:
             key = ", ".join((part, f"{threads} threads", *subject.values()))
             figures = {"part": part, "threads": threads, **subject, **alone(measure, options, *arguments)}
             print(figures, flush=True)
+            if is_whole:
+                report = _known()  # again, because another process may measure other parts meanwhile
             report["measured"][key] = figures | {"rounds": options.rounds, "load": load, **_origin()}
             report["machine"] = machine()
             if is_whole:
                 write(NAME, report, page(report), is_shown=False)
     print(page(report), end="")
+
+
+def _known() -> dict[str, Any]:
+    path = RESULTS / f"{NAME}.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {"measured": {}}
 
 
 def _options() -> argparse.Namespace:
