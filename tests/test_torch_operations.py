@@ -246,7 +246,7 @@ def test_custom_operators_pass_torch_s_opcheck(device: str) -> None:
     torch.library.opcheck(library.conv2d.default, (x, *arguments, 1, 1))
     torch.library.opcheck(library.dense.default, arguments)
     matrix = sparse_weight(draws(0).standard_normal((2, 3)), np.array([1, 2]), device)
-    arguments = (matrix.values, matrix.positions, OFFSET, matrix.shape, SPARSE)
+    arguments = (matrix.values, matrix.positions, OFFSET, matrix.shape)
     torch.library.opcheck(library.linear.default, (on_torch(draws(1).standard_normal((4, 3)), device), *arguments))
 
 
