@@ -280,6 +280,8 @@ def test_a_tuning_run_that_fails_is_not_the_best_and_an_arm_of_failing_runs_is_n
     assert [run["accuracy"] is None for run in runs["runs"]] == [False, True, True]
     assert runs["best"] == {}
     assert "failing-setting-1-at-0.8-trial-0 failed" in done.stderr
+    # which is asked for its first update before anything is created
+    assert not [*tmp_path.rglob("runs/failing-setting-1-at-0.8-trial-0/*")]
     other = tmp_path / "other"
     other.mkdir()
     given = options(other, "Failing")

@@ -246,7 +246,7 @@ def execute_on_first_rank(
     except BaseException:
         created.remove()
         raise
-    for note in _notes(request, setup):
+    for note in created.notes:
         print_message(f"sparsecore: {note}")
     try:
         finished = _train(participant, setup)
@@ -284,10 +284,12 @@ def describe_backend(experiment: Experiment) -> str:
 
 @attrs.define
 class _CreatedFiles:
-    """The files and folders that rank 0 creates before all ranks agree to start the run."""
+    """What rank 0 creates and finds out before all ranks agree to start the run."""
 
     folder: RunFolder | None = None
     participant: Participant | None = None
+    notes: tuple[str, ...] = ()
+    """The messages to print before training."""
 
     def remove(self) -> None:
         """Remove the folder, in which nothing has been trained, unless another process uses it by now."""
@@ -302,6 +304,7 @@ class _CreatedFiles:
 
 
 def _create(request: RunRequest, setup: Setup, ranks: Ranks, created: _CreatedFiles) -> tuple[RunFolder, Participant]:
+    created.notes = tuple(_notes(request, setup))  # first, because a strategy is asked, and may fail
     folder = request.create_folder(setup).folder
     if request.is_new:
         created.folder = folder
