@@ -74,6 +74,18 @@ def test_a_checkpoint_around_a_model_frees_what_its_regions_keep(storage, is_ree
     assert x.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_layer_on_its_own_is_measured_within_a_checkpoint(storage):
+    """What is saved in the measured runs is not of the checkpoint, which would miss it when it computes again."""
+    model, _ = MODELS["residual"]()
+    training = sparse(model, storage)
+    training.routes.decisions.rules.clear()
+    x = images().requires_grad_()
+    checkpoint(model.stem, x, use_reentrant=False).square().sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert training.routes.decisions.made
+
+
 def test_hooks_run_that_modules_are_given_after_they_were_compiled():
     model, inputs = MODELS["residual"]()
     sparse(model)

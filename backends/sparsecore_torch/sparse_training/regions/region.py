@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import count, groupby
 from operator import itemgetter
 from typing import Any
@@ -84,9 +83,6 @@ class Region(nn.Module):
             )
         ]
 
-        # hooks of the model's graph, such as those of checkpoints, are not to see what is saved here
-        unhooked = partial(torch.autograd.graph.saved_tensors_hooks, lambda saved: saved, lambda saved: saved)
-
         def sparse() -> None:
             run = Execution(is_differentiable=is_differentiable, is_half=is_half)
             with torch.no_grad(), _unchanged_generator():
@@ -98,7 +94,7 @@ class Region(nn.Module):
                     _Forward(program, run, inputs, made).backward(gradients, keep=False)
 
         def dense() -> None:
-            with _unchanged_generator(), unhooked():
+            with _unchanged_generator():
                 results: tuple[Tensor, ...] = self.graph(*leaves)
                 if any(one.requires_grad for one in results):
                     wanted = [one for one, needed in zip(leaves, needs_gradient, strict=True) if needed]
