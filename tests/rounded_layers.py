@@ -5,13 +5,14 @@ from typing import Any
 import attrs
 import numpy as np
 from cpu_examples import array_of, buffer_of, drawn
+from linear_definition import LinearDefinition
 
 from sparsecore_cpu.linear import SparseLinear, sparsity_pattern
 from sparsecore_cpu.runtime import KernelInput, Runtime
 
 
 @attrs.frozen(eq=False)
-class RoundedLayer:
+class RoundedLayer(LinearDefinition):
     """A sparse matrix, inputs, and gradients of outputs."""
 
     shape: tuple[int, int]
@@ -37,24 +38,6 @@ class RoundedLayer:
     def rounded(self) -> "RoundedLayer":
         near = {name: nearest_bfloat16(getattr(self, name)) for name in ("values", "x", "gradient")}
         return attrs.evolve(self, **near)
-
-    @property
-    def matrix(self) -> Any:
-        dense = np.zeros(self.shape)
-        dense.flat[self.positions] = self.values
-        return dense
-
-    @property
-    def outputs(self) -> Any:
-        return self.x.astype(float) @ self.matrix.T
-
-    @property
-    def by_weight(self) -> Any:
-        return (self.gradient.astype(float).T @ self.x).reshape(-1)[self.positions]
-
-    @property
-    def by_input(self) -> Any:
-        return self.gradient.astype(float) @ self.matrix
 
 
 def nearest_bfloat16(array: Any) -> Any:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 pytest.importorskip("sparsecore_cpu._kernels")
 
 from cpu_examples import MACHINES, array_of, buffer_of, drawn
+from linear_definition import LinearDefinition
 
 from sparsecore_cpu._kernels import LinearKernels, SparsityPattern
 from sparsecore_cpu.linear import SparseLinear
@@ -32,7 +33,7 @@ BATCHES = {
 
 
 @attrs.frozen(eq=False)
-class Case:
+class Case(LinearDefinition):
     """A sparse matrix, inputs, gradients of outputs, and what is added to the outputs and to the inputs' gradients."""
 
     positions: NDArray[np.int64]
@@ -56,24 +57,6 @@ class Case:
             *(drawn(seed + number, batch, side) for number, side in enumerate(sides)),
             drawn(seed + len(sides), outputs),
         )
-
-    @property
-    def matrix(self) -> Floats:
-        dense = np.zeros(self.shape)
-        dense.flat[self.positions] = self.values
-        return dense
-
-    @property
-    def outputs(self) -> Floats:
-        return self.x.astype(float) @ self.matrix.T
-
-    @property
-    def by_weight(self) -> Floats:
-        return (self.gradient.astype(float).T @ self.x).reshape(-1)[self.positions]
-
-    @property
-    def by_input(self) -> Floats:
-        return self.gradient.astype(float) @ self.matrix
 
 
 @attrs.frozen(eq=False)
