@@ -50,6 +50,12 @@ def step_of(optimizer, function=loss):
     return jax.jit(step)
 
 
+def after_a_step(optimizer, training, params, opt_state, gradients):
+    """Parameters and state after a step of the optimizer and the training's update behind it."""
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    return training.update(optax.apply_updates(params, updates), opt_state, gradients)
+
+
 def gradients_like(params, seed):
     """Dense gradients, drawn."""
     random = np.random.default_rng(seed)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax_examples import (
+    after_a_step,
     assert_inactive_are_zero,
     batches,
     gradients_like,
@@ -135,9 +136,7 @@ def test_every_update_keeps_the_number_of_weights_and_zeros_elsewhere(name, spar
     size, opt_state = training.topology.size, optimizer.init(params)
     for number in range(7):
         gradients = gradients_like(params, seed + number)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        params, opt_state = training.update(params, opt_state, gradients)
+        params, opt_state = after_a_step(optimizer, training, params, opt_state, gradients)
         assert_inactive_are_zero(training, params, opt_state)
         assert training.topology.size == size == sum(int(mask.sum()) for mask in opt_state.masks)
         assert all(one.dtype == dtype for one in jax.tree.leaves(params))

@@ -7,7 +7,7 @@ jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
 
 import jax.numpy as jnp
-from jax_examples import assert_inactive_are_zero, gradients_like, mlp_params
+from jax_examples import after_a_step, assert_inactive_are_zero, gradients_like, mlp_params
 
 from sparsecore.errors import InputError
 from sparsecore.strategy import Every
@@ -99,9 +99,7 @@ def test_state_without_names_is_that_of_the_weights_whose_gradients_it_follows()
     state = optimizer.init(params)
     for seed in range(2):
         gradients = gradients_like(params, seed)
-        updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
-        params, state = training.update(params, state, gradients)
+        params, state = after_a_step(optimizer, training, params, state, gradients)
         for array, mask in zip(state.inner_state, training.masks().values(), strict=True):
             assert np.asarray(array)[mask].any()
             assert not np.asarray(array)[~mask].any()

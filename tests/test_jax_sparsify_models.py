@@ -7,7 +7,7 @@ optax = pytest.importorskip("optax")
 
 import jax.numpy as jnp
 import numpy as np
-from jax_examples import assert_inactive_are_zero, gradients_like
+from jax_examples import after_a_step, assert_inactive_are_zero, gradients_like
 
 from sparsecore.engine.distributions import distribution
 from sparsecore.engine.topology import Layout
@@ -126,9 +126,7 @@ def test_trees_of_all_libraries_are_trained_sparsely():
         opt_state = optimizer.init(params)
         for number in range(2):
             gradients = gradients_like(params, number)
-            updates, opt_state = optimizer.update(gradients, opt_state, params)
-            params = optax.apply_updates(params, updates)
-            params, opt_state = training.update(params, opt_state, gradients)
+            params, opt_state = after_a_step(optimizer, training, params, opt_state, gradients)
             assert_inactive_are_zero(training, params, opt_state)
         assert training.updates == 2
         assert jax.tree.structure(params) == jax.tree.structure(tree)

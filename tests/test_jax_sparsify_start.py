@@ -9,7 +9,7 @@ jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
 
 import jax.numpy as jnp
-from jax_examples import gradients_like, mlp_params
+from jax_examples import after_a_step, gradients_like, mlp_params
 
 from sparsecore.errors import InputError
 from sparsecore.strategy import Every
@@ -71,9 +71,7 @@ def advanced(sparsified, opt_state, seeds):
     params, optimizer, training = sparsified
     for seed in seeds:
         gradients = gradients_like(params, seed)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        params, opt_state = training.update(params, opt_state, gradients)
+        params, opt_state = after_a_step(optimizer, training, params, opt_state, gradients)
     return params, opt_state
 
 

@@ -7,7 +7,7 @@ jax = pytest.importorskip("jax")
 optax = pytest.importorskip("optax")
 
 import jax.numpy as jnp
-from jax_examples import gradients_like, mlp_params
+from jax_examples import after_a_step, gradients_like, mlp_params
 
 from sparsecore.errors import InputError
 from sparsecore.strategy import Every, hookimpl
@@ -115,9 +115,7 @@ def test_a_whole_loop_runs_in_one_scan_and_goes_on_outside():
     assert training.topology.sha256() != start
     gradients = gradients_like(params, 0)
     for _ in range(2):
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        params, opt_state = training.update(params, opt_state, gradients)
+        params, opt_state = after_a_step(optimizer, training, params, opt_state, gradients)
     assert training.updates == 4
 
 
