@@ -1,6 +1,5 @@
 """The networks of ``torch_models.py``: their batches, their optimizers, and steps of them in several ways."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import attrs
 import torch
 from convolutional_models import MobileNetV2, resnet18, resnet50, vgg16
+from densities import Densities
 from plain_torch import wide_resnet
 from torch import Tensor, nn
 from torch.nn import functional
@@ -156,12 +156,11 @@ def reached_by_dpr(sparsity: float) -> dict[str, float]:
 
     Args:
         sparsity: of the network, for which there is a file of ``densities.py``.
+
+    Raises:
+        InputError: there is none.
     """
-    path = TOPOLOGIES / f"dpr-cifar10-{sparsity}.json"
-    if not path.exists():
-        known = ", ".join(sorted(one.name for one in TOPOLOGIES.glob("*.json")))
-        raise SystemExit(f"there is no topology of DPR at sparsity {sparsity}; topologies/ has {known}")
-    densities = json.loads(path.read_text("utf-8"))["tensors"]
+    densities = Densities.read(TOPOLOGIES / f"dpr-cifar10-{sparsity}.json").tensors
     return {_in_torch(name): 1 - density for name, density in densities.items()}
 
 

@@ -193,9 +193,6 @@ class Merging:
         return self._host.share(out)
 
 
-def _ends(counts: Iterable[int]) -> list[int]:
+def _ends(counts: Sequence[int] | Counts) -> list[int]:
     """Return where the entries of each tensor begin, and the number of all."""
-    ends = [0]
-    for count in counts:
-        ends.append(ends[-1] + int(count))
-    return ends
+    return [0, *map(int, np.cumsum(counts))]
