@@ -46,8 +46,8 @@ struct alignas(64) TileConfiguration {
 };
 static_assert(sizeof(TileConfiguration) == 64, "as LDTILECFG reads it");
 
-// Tiles of these shapes, from here to the end of the scope. Nobody relies on tiles that others have configured: those
-// of a function's caller are lost by every call, as the ABI has it.
+// Tiles of these shapes, from here to the end of the scope. Tiles that the caller of a function has configured are lost
+// by the call: the ABI says that no function has to preserve them.
 template <class Tiles>
 class ConfiguredTiles {
  public:
