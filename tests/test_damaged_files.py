@@ -226,6 +226,15 @@ def test_a_state_dict_with_an_entry_of_another_type_is_refused_and_changes_nothi
         training.load_state_dict(saved)
 
 
+def test_checksums_of_another_type_are_refused_by_one_sentence(loaded: dict[str, Any]) -> None:
+    import torch
+
+    training, saved, _ = next(iter(loaded.values()))
+    with pytest.raises(InputError) as caught:
+        training.load_state_dict({**saved, "checksums": torch.zeros(2, 2, dtype=torch.int32)})
+    check_sentence(caught.value)
+
+
 @pytest.mark.parametrize("name", ["flops", "memories", "checksums"])
 def test_a_state_dict_with_another_name_of_an_entry_is_refused_or_the_same(loaded: dict[str, Any], name: str) -> None:
     """Pickles have a name once, for the entry and for its checksum."""

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsecore.errors import InputError, listed
+from sparsecore.engine.arrays import describe
+from sparsecore.errors import listed
+from sparsecore.sparse_training.state_dict import damaged
 
 CHECKSUMS = "checksums"
 """The key of the state dict that has them."""
@@ -42,22 +44,20 @@ def check_sums(saved: Mapping[str, Any]) -> None:
     """
     found = saved.get(CHECKSUMS, {})
     if not isinstance(found, Mapping):
-        raise InputError(f"the state dict of sparse training is damaged: its {CHECKSUMS} are {found!r}")
+        raise damaged(f"its {CHECKSUMS} are {describe(found)}")
     known = {key: expected for key, expected in found.items() if key != NAMES}
     # a file of torch.save has a name once, for the entry and its checksum, so that both are damaged alike
     if NAMES in found and found[NAMES] != _sum_of(sorted(map(str, known))):
-        raise InputError(
-            "the state dict of sparse training is damaged: the names of its entries are not those that were saved: "
-            f"{listed(sorted(map(str, known)), len(known))}"
-        )
+        names = listed(sorted(map(str, known)), len(known))
+        raise damaged(f"the names of its entries are not those that were saved: {names}")
     missing = [str(key) for key in known if key not in saved]
     if missing:
-        raise InputError(f"the state dict of sparse training is damaged: it has no {listed(missing, _SHOWN)}")
+        raise damaged(f"it has no {listed(missing, _SHOWN)}")
     others = [str(key) for key, expected in known.items() if _sum_of(saved[key]) != expected]
     if others:
-        raise InputError(
-            f"the state dict of sparse training is damaged: {listed(others, _SHOWN)} is not what was saved, by its "
-            f"checksum (without the key {CHECKSUMS!r} nothing is compared)"
+        raise damaged(
+            f"{listed(others, _SHOWN)} is not what was saved, by its checksum "
+            f"(without the key {CHECKSUMS!r} nothing is compared)"
         )
 
 
