@@ -181,6 +181,16 @@ def test_a_default_device_does_not_end_regions():
     assert [len(cut.regions) for cut in training.routes.cuts] == [1]
 
 
+def test_a_model_runs_in_regions_where_torch_has_given_up_compiling_others_of_its_class():
+    for _ in range(2):
+        model, inputs = MODELS["residual"]()
+        with torch._dynamo.config.patch(recompile_limit=1):
+            torch.compile(model, backend=lambda graph, _: graph)(*inputs)
+    training = sparse(model)
+    model(*inputs)
+    assert [len(cut.regions) for cut in training.routes.cuts] == [1]
+
+
 def test_an_error_in_the_forward_pass_is_the_user_s_and_leaves_nothing_behind():
     model, inputs = MODELS["residual"]()
     sparse(model)

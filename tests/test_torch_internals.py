@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 from functools import partial
 
 import pytest
@@ -118,6 +119,33 @@ def test_code_that_cannot_be_traced_runs_as_it_is_on_request():
     with compilation.compiling_anything():
         result = compiled(torch.ones(2))
     assert result.tolist() == [2, 2], says("errors of a compiler end the call that is compiled")
+
+
+def test_threads_that_compile_at_overlapping_times_leave_the_settings_and_the_log_as_they_were():
+    logger = logging.getLogger("torch._dynamo.convert_frame")
+    before, filters = torch._dynamo.config.suppress_errors, list(logger.filters)
+    both, inside = threading.Barrier(2, timeout=60), []
+
+    def first():
+        with compilation.compiling_anything():
+            both.wait()
+            both.wait()
+        both.wait()
+
+    def second():
+        both.wait()
+        with compilation.compiling_anything():
+            both.wait()
+            both.wait()
+            inside.append((torch._dynamo.config.suppress_errors, len(logger.filters)))
+
+    threads = [threading.Thread(target=one) for one in (first, second)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert inside == [(True, len(filters) + 1)], says("settings of torch._dynamo are not shared by threads as assumed")
+    assert (torch._dynamo.config.suppress_errors, logger.filters) == (before, filters)
 
 
 def test_hooks_of_modules_are_looked_for_at_each_call_of_a_compiled_model():
