@@ -181,9 +181,14 @@ def test_a_default_device_does_not_end_regions():
     assert [len(cut.regions) for cut in training.routes.cuts] == [1]
 
 
-def test_a_model_runs_in_regions_where_torch_has_given_up_compiling_others_of_its_class():
-    for _ in range(2):
+@pytest.mark.parametrize("of_torch", [False, True])
+def test_a_model_runs_in_regions_where_torch_has_given_up_compiling_others_of_its_class(of_torch):
+    def made():
         model, inputs = MODELS["residual"]()
+        return (nn.Sequential(model, nn.ReLU()) if of_torch else model), inputs
+
+    for _ in range(2):
+        model, inputs = made()
         with torch._dynamo.config.patch(recompile_limit=1):
             torch.compile(model, backend=lambda graph, _: graph)(*inputs)
     training = sparse(model)

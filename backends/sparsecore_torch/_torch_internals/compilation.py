@@ -49,12 +49,18 @@ def compiled_apart(function: Callable[..., Any], backend: Callable[..., Any]) ->
     return compiled
 
 
-def _with_its_own_code(function: FunctionType) -> FunctionType:
+def _with_its_own_code(function: FunctionType) -> Callable[..., Any]:
     """Return the same function for releases of torch that keep what they have compiled, or given up, with the code."""
     copied = FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
     copied.__dict__.update(function.__dict__)
     copied.__defaults__, copied.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    return copied
+
+    # torch would compile code of its own, such as that of nn.Sequential, in a function that it shares
+    def own(*args: Any, **kwargs: Any) -> Any:
+        return copied(*args, **kwargs)
+
+    own.__code__ = own.__code__.replace()
+    return own
 
 
 @contextmanager
