@@ -6,6 +6,7 @@ process that a test asks for, forks: what runs has a process, an environment, fi
     python forks.py        # the server: it reads requests, a line of JSON each, and answers when their processes end
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -144,6 +145,8 @@ def _become(arguments: list[str], environment: dict[str, str], cwd: str, outputs
     else:
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
+    if "triton" in sys.modules:  # newer ones print at the exit what no collection can find
+        atexit.register(gc.unfreeze)
     how, what, *rest = arguments
     sys.argv[:] = [what if how == "-m" else "-c", *rest]
     if how == "-m":

@@ -261,6 +261,7 @@ def simulated_cuda() -> Iterator[None]:
         mock.patch("torch.cuda.is_available", return_value=True),
         # a build of PyTorch for CUDA asks the driver, which is missing
         mock.patch("torch.cuda.is_current_stream_capturing", return_value=False),
+        mock.patch("torch.accelerator.current_accelerator", return_value=None),
         mock.patch("torch.cuda.device_count", return_value=1),
         mock.patch("torch.cuda.get_rng_state", side_effect=lambda *_: torch.zeros(16, dtype=torch.uint8)),
         mock.patch("torch.cuda.set_rng_state"),

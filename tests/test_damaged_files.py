@@ -163,6 +163,20 @@ def test_a_checkpoint_with_an_entry_of_another_type_is_refused_or_resumed_from(
         assert (folder / "checkpoint.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("updates", [0, 3])
+def test_a_checkpoint_after_more_or_fewer_updates_than_its_run_has_logged_is_refused(place: Path, updates: int) -> None:
+    folder = place / "resumed"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(WRITTEN / "numpy", folder)
+    rewrite(
+        folder / "checkpoint.safetensors",
+        lambda arrays, facts: (arrays, replaced(facts, ("clock", "updates"), updates)),
+    )
+    done = run_in_process("train", "--resume", "--out", folder, "--data-dir", WRITTEN / "images.npz")
+    assert done.status == 2
+    assert f"it was made after {updates} updates, and the run's log of them has 2" in done.sentence
+
+
 STACKS = ("dpr", "snfs", "topkast", "density-schedule")
 
 

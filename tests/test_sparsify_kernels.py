@@ -201,7 +201,7 @@ def test_a_compiled_model_trains_the_same():
     torch.compiler.reset()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("make", [torch.jit.trace, lambda *of: torch.export.export(*of).module()])
 def test_tracing_and_export_use_the_dense_layer(make):
     model, _, _ = started("sparse")

@@ -237,6 +237,7 @@ def test_gradients_of_sparse_layers_are_those_of_central_differences(device: str
     assert torch.autograd.gradcheck(function, (x, kernel.values, matrix.values))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # which torch compares itself
 @on_devices
 def test_custom_operators_pass_torch_s_opcheck(device: str) -> None:
     weight = sparse_weight(draws(0).standard_normal((2, 3, 3, 3)), np.arange(0, 54, 4), device)

@@ -74,6 +74,21 @@ def check_fits(checkpoint: Checkpoint, start: State, engine: Engine, learner: Le
     _check_strategy_states(checkpoint, start, topology, engine)
 
 
+def check_updates(checkpoint: Checkpoint, logged: int) -> None:
+    """Check that a checkpoint was made after the updates that its run has logged.
+
+    Args:
+        checkpoint: the checkpoint to resume from.
+        logged: the number of updates in the part of the run's log that the checkpoint knows.
+
+    Raises:
+        InputError: it was made after another number of updates.
+    """
+    updates = _times(checkpoint.facts).updates
+    if updates != logged:
+        raise InputError(f"it was made after {updates} updates, and the run's log of them has {logged}")
+
+
 def check_totals(learner: Learner, examples: int) -> None:
     """Check that the totals of an epoch are possible.
 
@@ -199,8 +214,12 @@ class _Times:
     updates: int = attrs.field(validator=attrs.validators.ge(0))
 
 
+def _times(facts: Mapping[str, Any]) -> _Times:
+    return structure(_table(facts, "clock"), _Times, "clock")
+
+
 def _clock(facts: Mapping[str, Any], start: Clock) -> Clock:
-    times = structure(_table(facts, "clock"), _Times, "clock")
+    times = _times(facts)
     clock = attrs.evolve(start, step=times.step, updates=times.updates)
     if not start.step <= clock.step <= (start.total_steps or clock.step) or clock.updates > clock.step:
         raise InputError(

@@ -304,7 +304,11 @@ def digest_of(content: bytes) -> str:
 
 
 class LineLog:
-    """A log of JSON lines, which can be truncated to the state that a checkpoint records."""
+    """A log of JSON lines, which can be truncated to the state that a checkpoint records.
+
+    Attributes:
+        lines: the number of lines in it.
+    """
 
     def __init__(self, path: Path, known: LogState | None) -> None:
         """Open a log for appending, truncated to a known state.
@@ -320,7 +324,7 @@ class LineLog:
         """
         if path.exists():
             check_regular(path, str(path))
-        self._path = path
+        self._path, self.lines = path, 0
         self._digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
         with named_in_errors(path):
             self._file = path.open("a+b")
@@ -338,6 +342,7 @@ class LineLog:
         left = length
         while left and (content := self._file.read(min(left, 1 << 20))):
             self._digest.update(content)
+            self.lines += content.count(b"\n")
             left -= len(content)
         if known and self._digest.hexdigest() != known.blake2b:
             raise ValueError(f"{self._path.name} is not as it was written: a line of it has changed")
@@ -359,6 +364,7 @@ class LineLog:
             self._file.write(content)
             self._file.flush()
         self._digest.update(content)
+        self.lines += 1
 
     def sync(self) -> LogState:
         """Flush the log to the disk, and return its state."""

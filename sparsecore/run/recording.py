@@ -12,7 +12,7 @@ from sparsecore.engine.schedules import Clock
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore.run.checkpoint import Checkpoint, logs_of
-from sparsecore.run.checkpoint_validation import blaming
+from sparsecore.run.checkpoint_validation import blaming, check_updates
 from sparsecore.run.files import LineLog, Lock, LogState, remove_left_over, write_whole
 from sparsecore.run.folder import RunFolder
 from sparsecore.run.logs import Effort, Metrics, StartTensors, record_content, update_line
@@ -81,7 +81,7 @@ class RunFolderWriter(RunWriter):
             checkpoint: the checkpoint that the run is resumed from; None for a run that begins.
 
         Raises:
-            InputError: a log is shorter than that, or has changed.
+            InputError: a log is shorter than that, has changed, or has more or fewer updates than the checkpoint.
             OSError: a file cannot be opened or written.
         """
         self._folder, self._lock = folder, lock
@@ -100,6 +100,9 @@ class RunFolderWriter(RunWriter):
                 )
             except ValueError as error:
                 raise InputError(f"the run {folder.path} is damaged: {error}") from error
+            if checkpoint is not None:
+                with blaming(checkpoint):
+                    check_updates(checkpoint, self._reallocations.lines)
             self._opened = opened.pop_all()
         self._opened.callback(lock.release)
         self._saved = time.monotonic()
