@@ -175,3 +175,101 @@ def test_what_is_not_a_number_stays_so_through_relu():
     x = torch.zeros(3, 1, 8, 8)
     x[1, 0, 4, 4] = float("nan")
     assert model(x).isnan().flatten(1).any(1).tolist() == [False, True, False]
+
+
+class Observed(nn.Module):
+    """Returns a hidden tensor, too, and hooks another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(self.one(x))
+        hooked = self.two(hidden)
+        out = self.three(torch.tanh(hooked))
+        hooked.register_hook(lambda gradient: 3 * gradient)
+        return hidden, out
+
+
+def test_hidden_tensors_that_are_returned_or_hooked_have_their_whole_gradient():
+    found = []
+    for kernels in ("dense", "sparse"):
+        torch.manual_seed(0)
+        model = Observed()
+        sparse(model, kernels=kernels)
+        x = torch.randn(5, 6, requires_grad=True)
+        hidden, out = model(x)
+        hidden.retain_grad()
+        (out.square().sum() + hidden.sum()).backward()
+        found.append([hidden, out, hidden.grad, x.grad, model.one.bias.grad])
+    torch.testing.assert_close(*found)
+
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(self.trunk(x))
+        return self.one(hidden), self.two(hidden)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_weights_that_the_loss_does_not_depend_on_have_no_gradient(storage):
+    torch.manual_seed(0)
+    model = Heads()
+    sparse(model, storage)
+    model(torch.randn(5, 6))[0].sum().backward()
+    parameters = dict(model.named_parameters())
+    unused = {name for name, one in parameters.items() if one.grad is None}
+    assert unused == ({"two.weight", "two.bias"} if storage == "masked" else {"two.bias"})
+
+
+class Differentiating(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (force,) = torch.autograd.grad(self.two(torch.tanh(self.one(x))).sum(), x)
+        return self.two(torch.tanh(self.one(force)))
+
+
+def test_a_model_may_differentiate_in_its_forward_pass():
+    found = []
+    for kernels in ("dense", "sparse"):
+        torch.manual_seed(0)
+        model = Differentiating()
+        sparse(model, kernels=kernels)
+        out = model(torch.randn(5, 6))
+        out.sum().backward()
+        found.append([out, model.one.bias.grad])
+    torch.testing.assert_close(*found)
+
+
+def test_regions_are_float32_whatever_the_default_dtype():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    sparse(model)
+    x = torch.randn(5, 6)
+    torch.manual_seed(1)
+    expected = model(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.manual_seed(1)
+        out = model(x)
+        out.sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(out, expected)
+
+
+def test_bfloat16_without_autocast_is_the_error_that_it_is_in_torch():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    sparse(model)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        model(torch.ones(5, 6, dtype=torch.bfloat16))

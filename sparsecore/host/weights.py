@@ -181,6 +181,11 @@ class WeightView:
             self._state.is_unwritten = False
         return self.gradient
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether anything was added to the gradient since :meth:`reset_gradient`."""
+        return not self._state.is_unwritten
+
     def gradient_memory(self) -> NDArray[Any] | None:
         """The gradient's array if nothing was added to it since :meth:`reset_gradient`."""
         return self.gradient if self._state.is_unwritten else None

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from threading import Lock
 from types import FunctionType
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 import torch
 from torch._dynamo.decorators import mark_unbacked
@@ -16,6 +16,8 @@ from torch._dynamo.exc import BackendCompilerFailed, Unsupported
 from torch.utils import _config_module
 
 __all__ = ["BackendCompilerFailed", "Unsupported", "mark_unbacked"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _RECOMPILATIONS: Final = 64
 """How often one model may be compiled for other inputs and modes; by default torch counts those of all models."""
@@ -61,6 +63,17 @@ def _with_its_own_code(function: FunctionType) -> Callable[..., Any]:
 
     own.__code__ = own.__code__.replace()
     return own
+
+
+def untraced(function: Function) -> Function:
+    """Return a function that Dynamo does not trace, wherever it is called.
+
+    Args:
+        function: the function.
+    """
+    disable: Any = torch.compiler.disable
+    wrapped: Function = disable(function)
+    return wrapped
 
 
 @contextmanager

@@ -370,7 +370,9 @@ class _GradientHook:
     seen: _Watched
     gone: _GoneTraining
 
-    def __call__(self, _: Tensor) -> None:
+    def __call__(self, gradient: Tensor | None) -> None:
+        if gradient is None:  # of a function of autograd whose result does not depend on the tensor
+            return
         watch = self.watch()
         sentence = None if watch is None else watch.arrived(self.seen)
         if sentence is not None:

@@ -120,7 +120,7 @@ class Convolutions:
 
     def pack(self, x: Tensor, form: Form, kernels: Kernels) -> Tensor:
         """Copy images into the kernels' layout."""
-        buffer = _with_zero_border(torch.empty(form.shape(kernels.lanes)), form.border)
+        buffer = _with_zero_border(torch.empty(form.shape(kernels.lanes), dtype=torch.float32), form.border)
         kernels.pack(x.permute(0, 2, 3, 1).numpy(), _activation(form, buffer), torch.get_num_threads())
         return buffer
 
@@ -133,7 +133,7 @@ class Convolutions:
             A new tensor, (images, channels, height, width), in this memory format.
         """
         shape = (form.images, form.channels, form.height, form.width)
-        images = torch.empty(shape, memory_format=memory_format)
+        images = torch.empty(shape, dtype=torch.float32, memory_format=memory_format)
         kernels.unpack(_activation(form, buffer), images.permute(0, 2, 3, 1).numpy(), torch.get_num_threads())
         return images if bias is None else images.add_(bias[:, None, None])
 
@@ -176,7 +176,7 @@ class LinearLayers:
         fills_blocks = len(x) == shape[3] * shape[4]
         if fills_blocks and by_feature.is_contiguous() and x.data_ptr() % _CACHE_LINE == 0:
             return by_feature.view(shape)
-        buffer = torch.empty(shape)
+        buffer = torch.empty(shape, dtype=torch.float32)
         kernels.pack(x[:, None, None].numpy(), _activation(form, buffer), torch.get_num_threads())
         return buffer
 
@@ -189,7 +189,7 @@ class LinearLayers:
         kernels: Kernels,
     ) -> Tensor:
         """Copy vectors out of the kernels' layout; contiguous, as users of linear layers expect."""
-        vectors = torch.empty(form.images, form.channels)
+        vectors = torch.empty(form.images, form.channels, dtype=torch.float32)
         kernels.unpack(_activation(form, buffer), vectors[:, None, None].numpy(), torch.get_num_threads())
         return vectors if bias is None else vectors.add_(bias)
 
@@ -259,7 +259,7 @@ class Computation:
             bias: added by channel, (channels,); or None.
             memory_format: of the result, where that has several.
         """
-        buffer = torch.empty(form.shape(self.layer.kernels.lanes))
+        buffer = torch.empty(form.shape(self.layer.kernels.lanes), dtype=torch.float32)
         write(buffer_of(form, buffer.numpy()))
         return self.kind.unpack(buffer, form, bias, memory_format, self.layer.kernels)
 

@@ -178,10 +178,11 @@ class Execution:
             Float32, of this shape.
         """
         axes = axes or range(len(shape))
-        ordered = torch.empty([shape[axis] for axis in axes])
+        ordered = torch.empty([shape[axis] for axis in axes], dtype=torch.float32)
         tensor = ordered.permute([axes.index(axis) for axis in range(len(axes))])
         # the memory of vectors can be described to the kernels only where it is contiguous
-        written = tensor if layout is Layout.IMAGES or tensor.is_contiguous() else torch.empty(tuple(shape))
+        is_described = layout is Layout.IMAGES or tensor.is_contiguous()
+        written = tensor if is_described else torch.empty(tuple(shape), dtype=torch.float32)
         _, array = ARRAYS[layout](written, 0)
         self.runtime.kernels.unpack(buffer.handle, array, self.threads)
         return tensor if written is tensor else tensor.copy_(written)

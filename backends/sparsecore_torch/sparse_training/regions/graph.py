@@ -2,12 +2,13 @@
 
 A region is a run of nodes that the kernels compute, in the order of the graph. Nodes in between that do not depend on
 the region's are moved before it, and those that do are moved behind it; nodes that write into memory or switch a state
-of torch's are not moved over it.
+of torch's are not moved over it. A region ends before a node that reads what the graph returns, too, or adds a hook to:
+such a node reads torch's tensor, so that the tensor's hooks and its own gradient see what they see without regions.
 """
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -61,14 +62,16 @@ def cut(module: fx.GraphModule, examples: Sequence[Any], decisions: Decisions) -
 def _cut(module: fx.GraphModule, names: Mapping[fx.Node, str], decisions: Decisions) -> Cut:
     """Cut a graph of which the inputs with these names are sparse tensors."""
     lowered, reasons = _lower(module.graph)
-    runs = _Runs(lowered)
+    returned = _returned(module.graph)
+    runs = _Runs(lowered, returned)
     for node in module.graph.nodes:
         runs.add(node)
     runs.close()
     sparse = {**names, **compact_names(module.graph)}
     inner = [_cut_checkpointed(module, node, names, decisions) for node in _checkpointed(module.graph)]
-    splitter = Splitter(module, lowered, sparse, decisions)
+    splitter = Splitter(module, lowered, returned, sparse, decisions)
     split = splitter.split(runs.order)
+    reasons = {**dict.fromkeys(returned, "the model returns its result, or adds a hook to it"), **reasons}
     breaks = {_place_of(node): reasons.get(node, "torch computes it") for node in runs.breaks}
     left = _left_to_torch(module.graph, sparse, lowered, reasons)
     for one in inner:
@@ -129,6 +132,13 @@ def _inputs(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "placeholder"]
 
 
+def _returned(graph: fx.Graph) -> set[fx.Node]:
+    """Find the nodes that the graph returns or adds hooks to, and by which autograd may be asked for gradients."""
+    readers = [node for node in graph.nodes if node.op == "output" or _function_of(node) == "register_hook"]
+    examples = {read: read.meta.get("example_value") for node in readers for read in node.all_input_nodes}
+    return {node for node, example in examples.items() if isinstance(example, Tensor) and example.requires_grad}
+
+
 def _lower(graph: fx.Graph) -> tuple[Lowered, Mapping[fx.Node, str]]:
     """Find the nodes that the kernels compute, and why they do not compute the others."""
     banned: dict[fx.Node, str] = {}
@@ -167,13 +177,17 @@ def _check(lowering: Lowering, node: fx.Node, lowered: Lowered) -> Layout:
 class _Runs:
     """Collects runs of lowered nodes.
 
+    Args:
+        lowered: the nodes that the kernels compute.
+        returned: the nodes whose results no node of the same run reads, see :func:`_returned`.
+
     Attributes:
         order: nodes that torch computes, and runs, in the order in which they are to be computed.
         breaks: the nodes by which a run has ended.
     """
 
-    def __init__(self, lowered: Lowered) -> None:
-        self._lowered = lowered
+    def __init__(self, lowered: Lowered, returned: Collection[fx.Node]) -> None:
+        self._lowered, self._returned = lowered, returned
         self.order: list[fx.Node | Run] = []
         self.breaks: list[fx.Node] = []
         self._run: dict[fx.Node, None] = {}  # in order
@@ -187,6 +201,9 @@ class _Runs:
         if node in self._lowered:
             if depends_behind:
                 self.breaks.append(self._break())
+                self.close()
+            elif read := [one for one in node.all_input_nodes if one in self._run and one in self._returned]:
+                self.breaks.append(read[0])
                 self.close()
             self._run[node] = None
             return
@@ -223,9 +240,13 @@ _ROOT = re.compile(r"^(.*\.weights\.model|L\['\w+'\](\[\d+\])?)(\.|$)")
 """How Dynamo begins the path of a module; compact weights have a path to the model, too."""
 
 
+def _function_of(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
 def _place_of(node: fx.Node) -> str:
     """Name a node by the module in which it is computed, and its function."""
-    function = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    function = _function_of(node)
     stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
     path = _ROOT.sub("", list(stack.values())[-1][0]) if stack else ""
     return f"{path}: {function}" if path else function

@@ -91,10 +91,13 @@ class _Unpacked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, passed: Passed, run: Execution) -> Tensor:  # noqa: ARG004
         ctx.passed, ctx.run = passed, run
+        ctx.set_materialize_grads(False)
         return run.unpack(passed.buffer, passed.shape, passed.layout, passed.axes).to(passed.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None, None]:
+        if gradient is None:
+            return None, None, None
         passed, run = ctx.passed, ctx.run
         packed = run.pack(gradient, passed.layout, passed.buffer.form.border)
         return tensor_of(packed), None, None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsecore_torch._torch_internals.autograd import keeps_graph
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch.sparse_training.regions.decisions import Decisions, Ways, size_class
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
 from sparsecore_torch.sparse_training.regions.joined_products import is_joined, joined_products, with_joined_products
@@ -54,7 +55,9 @@ class Region(nn.Module):
         )
         masked = masked_weights(given)
         is_half = torch.is_autocast_enabled("cpu")
-        if program.needs_torch(masked) or not self._takes_sparse(given, masked, is_differentiable):
+        # without autocast torch has its own rules for bfloat16 beside float32, and errors
+        is_mixed = not is_half and any(given[number].dtype is torch.bfloat16 for number in program.activations)
+        if is_mixed or program.needs_torch(masked) or not self._takes_sparse(given, masked, is_differentiable):
             in_torch: tuple[Tensor, ...] = self.graph(*_in_torch(given, Execution(is_half=is_half)))
             return in_torch
         run = Execution(is_differentiable=is_differentiable, is_half=is_half)
@@ -201,7 +204,8 @@ class _Forward:
         # dense gradients take the place of activations, so that a step needs no more memory than without the kernels
         self.run.runtime.buffers.release(sum(use.dense_bytes for use in wanted))
         for use in wanted:
-            use.finish(keep=keep)
+            if use.view.has_gradient:  # a weight that the loss does not depend on has none, and no step of an optimizer
+                use.finish(keep=keep)
         totals: list[Tensor | None] = []
         for given, total in zip(self.inputs, read, strict=True):
             own, given.gradient = given.gradient, None
@@ -283,6 +287,7 @@ class _RegionFunction(torch.autograd.Function):
         return results
 
     @staticmethod
+    @untraced  # a model that differentiates in its forward pass is here while Dynamo traces it
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         for gradient in gradients:
             if gradient is not None:

@@ -198,7 +198,7 @@ class ViewResult:
             return
         slices = self._slices(run, made)
         if slices is None:
-            whole = torch.zeros(made.shape)
+            whole = torch.zeros(made.shape, dtype=torch.float32)
             for view, gradient in zip(self._views(run, whole), gradients, strict=True):
                 if gradient is not None:
                     view.add_(gradient)

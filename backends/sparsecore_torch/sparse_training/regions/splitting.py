@@ -1,7 +1,7 @@
 """Builds the graph that calls regions: what they are given, what they return, and in which layout."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -54,6 +54,7 @@ class Splitter:
     Args:
         module: the graph as it was; regions become its submodules.
         lowered: the nodes that the kernels can compute.
+        returned: the nodes whose values are not passed to other regions, but read as torch's tensors.
         sparse: the names of the sparse tensors.
         decisions: whether the kernels compute the regions.
 
@@ -62,9 +63,14 @@ class Splitter:
     """
 
     def __init__(
-        self, module: fx.GraphModule, lowered: Lowered, sparse: Mapping[fx.Node, str], decisions: Decisions
+        self,
+        module: fx.GraphModule,
+        lowered: Lowered,
+        returned: Collection[fx.Node],
+        sparse: Mapping[fx.Node, str],
+        decisions: Decisions,
     ) -> None:
-        self._decisions = decisions
+        self._decisions, self._returned = decisions, returned
         self._module = module
         self._lowered = lowered
         self._sparse = sparse
@@ -116,7 +122,7 @@ class Splitter:
         outputs: list[tuple[dict[fx.Node, fx.Node], fx.Node]] = []  # whose, and where it is to be found
         for node in made:
             readers = [user for user in node.users if user not in own]
-            is_passed = any(user in inside for user in readers)
+            is_passed = node not in self._returned and any(user in inside for user in readers)
             if is_passed:
                 results.append(PassedResult.of(values[node]))
                 outputs.append((self._passed, node))

@@ -313,13 +313,15 @@ class GradientMasker:
             return self._dense_gradients[name].reshape(-1)
         return torch.zeros_like(self._parameters[name]).detach().reshape(-1)
 
-    def _arrival_hook(self, name: str) -> Callable[[Tensor], Tensor | None]:
+    def _arrival_hook(self, name: str) -> Callable[[Tensor | None], Tensor | None]:
         """Return a hook for each gradient on its way to a parameter."""
         mask = self._masks[name]
         with torch.enable_grad():
             node: Any = torch.autograd.graph.get_gradient_edge(self._parameters[name]).node
 
-        def arrive(gradient: Tensor) -> Tensor | None:
+        def arrive(gradient: Tensor | None) -> Tensor | None:
+            if gradient is None:  # of a function of autograd whose result does not depend on the tensor
+                return None
             _check_strided(name, gradient)
             if mask.is_full:
                 return None

@@ -124,7 +124,9 @@ class _Split(torch.autograd.Function):
         return tuple(values[first:last] for first, last in zip(joined.bounds, joined.bounds[1:], strict=False))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
+        if all(gradient is None for gradient in gradients):
+            return None, None
         return ctx.joined.join(gradients, **ctx.like), None
 
 

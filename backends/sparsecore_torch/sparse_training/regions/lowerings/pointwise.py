@@ -103,7 +103,9 @@ def _dropout(
     if not training or p == 0:
         return x
     # as torch draws it, so that a region drops the entries that torch would have dropped
-    kept = torch.zeros(x.shape) if p == 1 else torch.empty(x.shape).bernoulli_(1 - p)
+    kept = torch.zeros(x.shape, dtype=torch.float32)
+    if p != 1:
+        kept.bernoulli_(1 - p)
     if x.layout is Layout.IMAGES:
         kept = kept.permute(0, 2, 3, 1)
     logical = kept.numpy().astype(np.bool_).reshape(x.activation.form.dense)
