@@ -89,6 +89,15 @@ class Relu6(Layers):
         return self.one(nn.ReLU6(inplace=True)(self.conv(x)))
 
 
+class AddedWeight(Layers):
+    """A sparse tensor is an operand of a sum."""
+
+    shape = (8, 8)
+
+    def forward(self, x):
+        return self.one(x) + self.two.weight
+
+
 def results_of(cls, kernels, storage):
     torch.manual_seed(0)
     model = cls()
@@ -103,7 +112,7 @@ def results_of(cls, kernels, storage):
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize(
-    "cls", [TransposedInput, OneTensorTwice, TwoLayouts, OneChannel, IntegerFactor, InPlaceUnknown, Relu6]
+    "cls", [TransposedInput, OneTensorTwice, TwoLayouts, OneChannel, IntegerFactor, InPlaceUnknown, Relu6, AddedWeight]
 )
 def test_results_and_gradients_are_those_of_dense_kernels(cls, storage):
     dense, found = results_of(cls, "dense", storage), results_of(cls, "sparse", storage)

@@ -8,7 +8,7 @@ such a node reads torch's tensor, so that the tensor's hooks and its own gradien
 
 import inspect
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any
 
@@ -19,12 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 from sparsecore_torch.sparse_training.regions.decisions import Decisions
 from sparsecore_torch.sparse_training.regions.layouts import Layout
-from sparsecore_torch.sparse_training.regions.lowering import Lowering, NotLowered, Operand
+from sparsecore_torch.sparse_training.regions.lowering import STORED, Lowering, NotLowered, Operand
 from sparsecore_torch.sparse_training.regions.lowerings.table import LOWERINGS
 from sparsecore_torch.sparse_training.regions.region import Region
 from sparsecore_torch.sparse_training.regions.splitting import Run, Splitter, compact_names, is_stored_weight
 from sparsecore_torch.sparse_training.regions.views import is_view
-from sparsecore_torch.sparse_training.regions.writes import Lowered, switches_state, writes, written_elsewhere
+from sparsecore_torch.sparse_training.regions.writes import Lowered, draws, switches_state, writes, written_elsewhere
 from sparsecore_torch.sparse_training.storage.sparse_weights import find
 
 
@@ -63,7 +63,7 @@ def _cut(module: fx.GraphModule, names: Mapping[fx.Node, str], decisions: Decisi
     """Cut a graph of which the inputs with these names are sparse tensors."""
     lowered, reasons = _lower(module.graph)
     returned = _returned(module.graph)
-    runs = _Runs(lowered, returned)
+    runs = _Runs(lowered, returned, set(filter(draws, module.graph.nodes)))
     for node in module.graph.nodes:
         runs.add(node)
     runs.close()
@@ -168,9 +168,13 @@ def _check(lowering: Lowering, node: fx.Node, lowered: Lowered) -> Layout:
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
     try:
-        inspect.signature(lowering.check).bind(*args, **kwargs)
+        bound = inspect.signature(lowering.check).bind(*node.args, **node.kwargs)
     except TypeError:
         raise NotLowered("it is called with other arguments than the kernels know") from None
+    given: list[fx.Node] = []
+    fx.map_arg([argument for name, argument in bound.arguments.items() if name not in STORED], given.append)
+    if any(map(is_stored_weight, given)):
+        raise NotLowered("it computes with a sparse tensor of compact storage that is not its weight")
     return lowering.check(*args, **kwargs)
 
 
@@ -180,14 +184,15 @@ class _Runs:
     Args:
         lowered: the nodes that the kernels compute.
         returned: the nodes whose results no node of the same run reads, see :func:`_returned`.
+        drawing: the nodes that may draw random numbers, which stay in order.
 
     Attributes:
         order: nodes that torch computes, and runs, in the order in which they are to be computed.
         breaks: the nodes by which a run has ended.
     """
 
-    def __init__(self, lowered: Lowered, returned: Collection[fx.Node]) -> None:
-        self._lowered, self._returned = lowered, returned
+    def __init__(self, lowered: Lowered, returned: Collection[fx.Node], drawing: Set[fx.Node]) -> None:
+        self._lowered, self._returned, self._drawing = lowered, returned, drawing
         self.order: list[fx.Node | Run] = []
         self.breaks: list[fx.Node] = []
         self._run: dict[fx.Node, None] = {}  # in order
@@ -205,13 +210,17 @@ class _Runs:
             elif read := [one for one in node.all_input_nodes if one in self._run and one in self._returned]:
                 self.breaks.append(read[0])
                 self.close()
+            elif self._follows_draw(node, self._behind):
+                self.breaks.append(self._break())
+                self.close()
             self._run[node] = None
             return
         reads_run = any(read in self._run for read in node.all_input_nodes)
-        if node.op == "output" or (self._run and (writes(node) or switches_state(node)) and self._is_fixed(node)):
+        is_fixed = self._run and (writes(node) or switches_state(node)) and self._is_fixed(node)
+        if node.op == "output" or is_fixed or self._follows_draw(node, self._run):
             self.close()
             self.order.append(node)
-        elif depends_behind or reads_run:
+        elif depends_behind or reads_run or self._follows_draw(node, self._behind):
             self._behind[node] = None
         else:
             self.order.append(node)
@@ -226,6 +235,10 @@ class _Runs:
     def _break(self) -> fx.Node:
         """The first node behind the run that computes something; views are made with the run."""
         return next((node for node in self._behind if not is_view(node)), next(iter(self._behind)))
+
+    def _follows_draw(self, node: fx.Node, others: Mapping[fx.Node, None]) -> bool:
+        """Whether a node may draw random numbers, and others before it."""
+        return node in self._drawing and not self._drawing.isdisjoint(others)
 
     def _is_fixed(self, node: fx.Node) -> bool:
         """Whether a node that writes or switches must not be moved before the run."""

@@ -49,11 +49,14 @@ class Lowering:
         run: called with the execution and the function's arguments, tensors as ``RegionInput`` or ``KernelTensor``;
             returns the result.
         is_view: whether torch's result may share the memory of an argument.
+        takes_axes: whether ``run`` is called with ``axes``, too: the dimensions of torch's result in the order in which
+            they lie in memory.
     """
 
     check: Callable[..., Layout]
     run: Callable[..., Any]
     is_view: bool = False
+    takes_axes: bool = False
 
 
 STORED = frozenset({"weight", "bias", "running_mean", "running_var", "values"})

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -9,9 +10,9 @@ import attrs
 from torch import Tensor, fx
 
 from sparsecore_torch.sparse_training.regions.execution import Execution, KernelTensor
-from sparsecore_torch.sparse_training.regions.lowering import LAYOUT, LOWERING, STORED, WRITTEN
+from sparsecore_torch.sparse_training.regions.lowering import LAYOUT, LOWERING, STORED, WRITTEN, Lowering
 from sparsecore_torch.sparse_training.regions.passing import Passed
-from sparsecore_torch.sparse_training.regions.results import Output, Result
+from sparsecore_torch.sparse_training.regions.results import Output, Result, dtype_and_axes
 from sparsecore_torch.sparse_training.regions.weights import RegionInput
 from sparsecore_torch.sparse_training.storage.compact_modules import stored_weight
 from sparsecore_torch.sparse_training.storage.compact_weights import compact_weights
@@ -22,6 +23,11 @@ def _arguments(node: fx.Node, names: frozenset[str]) -> Iterator[Any]:
     """The arguments of a node that have one of these names."""
     bound = inspect.signature(node.meta[LOWERING].check).bind(*node.args, **node.kwargs)
     yield from (one for name, one in bound.arguments.items() if name in names)
+
+
+def _run_of(node: fx.Node) -> Callable[..., Any]:
+    lowering: Lowering = node.meta[LOWERING]
+    return partial(lowering.run, axes=dtype_and_axes(node)[1]) if lowering.takes_axes else lowering.run
 
 
 def _is_tensor(node: fx.Node) -> bool:
@@ -74,7 +80,7 @@ class Program:
         for read, node in last_reader.items():
             if read not in kept:
                 last[node].append(read)
-        instructions = tuple(_Instruction(node, node.meta[LOWERING].run, tuple(last[node])) for node in computed)
+        instructions = tuple(_Instruction(node, _run_of(node), tuple(last[node])) for node in computed)
         keys: list[Any] = [node.args[1:] for node in computed if node.target is stored_weight]
         stored = {one for node in computed for one in _arguments(node, STORED)}
         written = {one for node in computed for one in _arguments(node, WRITTEN)}

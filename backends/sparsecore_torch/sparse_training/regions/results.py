@@ -52,8 +52,12 @@ class Result(Protocol):
         ...
 
 
-def _dtype_and_axes(node: fx.Node) -> tuple[torch.dtype, tuple[int, ...]]:
-    """The dtype of torch's tensor, and its dimensions in the order in which they lie in memory."""
+def dtype_and_axes(node: fx.Node) -> tuple[torch.dtype, tuple[int, ...]]:
+    """Return the dtype of torch's tensor, and its dimensions in the order in which they lie in memory.
+
+    Args:
+        node: whose value the tensor is.
+    """
     example: Tensor = node.meta["example_value"]
     axes = tuple(range(example.ndim))
     if not example.is_contiguous():
@@ -91,7 +95,7 @@ class TorchResult:
             is_passed: whether the value is passed to another region, too.
         """
         is_read = is_passed or bool(node.users) or node.meta[LOWERING].is_view
-        return cls(node, *_dtype_and_axes(node), is_read)
+        return cls(node, *dtype_and_axes(node), is_read)
 
     def outputs(self, run: Execution, made: KernelTensor) -> list[Output]:
         """Copy the value out of the kernels' layout."""
@@ -126,7 +130,7 @@ class PassedResult:
     @classmethod
     def of(cls, node: fx.Node) -> "PassedResult":
         """Read what torch would have from the example that the graph was traced with."""
-        return cls(node, *_dtype_and_axes(node))
+        return cls(node, *dtype_and_axes(node))
 
     def outputs(self, run: Execution, made: KernelTensor) -> list[Output]:  # noqa: ARG002
         """Return the memory of the value itself."""

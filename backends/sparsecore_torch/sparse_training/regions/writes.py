@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,12 @@ _WRITING = frozenset(
 
 _OPERATORS = frozenset(getattr(operator, name) for name in operator.__all__) - _WRITING
 """Of which and_, or_ and not_ end with an underscore and write nothing."""
+
+_DRAWING = re.compile(
+    "bernoulli|cauchy|checkpoint|dropout|exponential|geometric|gumbel|log_normal|multinomial|^normal|poisson|rand|rrelu"
+    "|scaled_dot_product|uniform"
+)
+"""In the names of functions and methods that may draw random numbers."""
 
 _STATES = ("autocast", "grad_enabled", "inference_mode", "saved_tensors")
 
@@ -46,6 +53,18 @@ def writes(node: fx.Node) -> bool:
     except (TypeError, ValueError):  # methods and built-in functions
         return bool(node.kwargs.get("inplace"))
     return bool(bound.arguments.get("inplace"))
+
+
+def draws(node: fx.Node) -> bool:
+    """Return whether a node may draw random numbers.
+
+    Args:
+        node: of a graph of torch's.
+    """
+    if node.op not in {"call_function", "call_method"}:
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return _DRAWING.search(name) is not None
 
 
 def switches_state(node: fx.Node) -> bool:

@@ -1,6 +1,6 @@
 """Functions of each entry: activation functions and dropout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -98,14 +98,17 @@ def _dropout(
     p: float = 0.5,
     training: bool = True,
     inplace: bool = False,  # noqa: ARG001
+    *,
+    axes: Sequence[int],
 ) -> KernelTensor:
     x = run.tensor(input)
     if not training or p == 0:
         return x
-    # as torch draws it, so that a region drops the entries that torch would have dropped
-    kept = torch.zeros(x.shape, dtype=torch.float32)
+    # as torch draws it, so that a region drops the entries that torch would have dropped: in the order of its memory
+    drawn = torch.zeros([x.shape[axis] for axis in axes], dtype=torch.float32)
     if p != 1:
-        kept.bernoulli_(1 - p)
+        drawn.bernoulli_(1 - p)
+    kept = drawn.permute([axes.index(axis) for axis in range(len(axes))])
     if x.layout is Layout.IMAGES:
         kept = kept.permute(0, 2, 3, 1)
     logical = kept.numpy().astype(np.bool_).reshape(x.activation.form.dense)
@@ -138,6 +141,6 @@ LOWERINGS: Lowerings = MappingProxyType(
         functional.tanh: _TANH,
         "tanh": _TANH,
         # in evaluation torch returns the very argument
-        functional.dropout: Lowering(_check_dropout, _dropout, is_view=True),
+        functional.dropout: Lowering(_check_dropout, _dropout, is_view=True, takes_axes=True),
     }
 )
