@@ -29,7 +29,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--strategy", "rigel"], ["no strategy named 'rigel'", "dpr, erk-start", "rigl"]),
         (["--strategy", "dpr", "--strategy", "dpr"], ["dpr", "twice"]),
         (["--model", "wrn-27-2"], ["6n+4", "27"]),
-        (["--model", "wrn-28"], ["no model named 'wrn-28'", "wrn-28-2"]),
+        (["--model", "wrn-28"], ["no model named 'wrn-28'", "wrn-28-2", "sizes"]),
         (
             ["--model", "resnet"],
             ["no model named 'resnet'", "hashed-wrn-28-2, lenet-300-100", "thin-wrn-28-2, wrn-28-2"],
@@ -68,7 +68,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--set", "data.crop=4"], ["4", "padded"]),
         (["--data-dir", "/no/such/place"], ["/no/such/place"]),
         (["--strategy", "no/such/file.py:Mine"], ["no/such/file.py", "does not exist"]),
-        (["--strategy", "no.such.module:Mine"], ["no.such.module", "No module named"]),
+        (["--strategy", "no.such.module:Mine"], ["no.such.module", "No module named 'no'"]),
+        (["--set", "training.learning_rate={0 = 0.1, 0 = 0.2}"], ["{0 = 0.1, 0 = 0.2} is not a table of TOML"]),
         (["no-such.toml"], ["no-such.toml", "No such file"]),
         (["--resume"], ["--out"]),
         (["--resume", "/etc"], ["/etc is a folder", "sparsecore train --resume --out /etc"]),
@@ -81,6 +82,7 @@ def test_wrong_input_is_refused_with_a_sentence(
     sentence = said(sparsecore("train", *SMALL, "--data-dir", images, *arguments, cwd=tmp_path))
     for word in words:
         assert word in sentence
+    assert "importlib" not in sentence
     assert not (tmp_path / "runs").exists()
 
 
@@ -129,7 +131,8 @@ def test_truncated_data_are_refused(images: Path, tmp_path: Path) -> None:
 
 
 def test_a_report_of_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    assert str(tmp_path) in said(sparsecore("report", tmp_path))
+    assert f"{tmp_path} is not the folder of a run, a study" in said(sparsecore("report", tmp_path))
+    assert "there is no such folder" in said(sparsecore("report", tmp_path / "typing-error"))
 
 
 def test_a_diverging_run_reports_divergence_and_exits_with_status_1(images: Path, tmp_path: Path) -> None:

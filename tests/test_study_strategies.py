@@ -253,6 +253,9 @@ def test_a_comparison_whose_settings_have_changed_or_are_others_is_refused(carri
     assert "every sparsity of a study must be unique" in said(
         compare(tmp_path, StoppingPool(0), *options(tmp_path), "--sparsity", "0.80")
     )
+    assert "no strategy named 'rigel'" in said(
+        compare(tmp_path, StoppingPool(0), "--strategy", "rigel", "--data-dir", tmp_path)
+    )
     assert "no arm named 'rigged'" in said(compare(tmp_path, StoppingPool(0), *options(tmp_path), "--arm", "rigged"))
     assert not (tmp_path / "out").exists()
 

@@ -229,7 +229,10 @@ def test_a_backend_is_checked_by_name_and_a_broken_one_exits_with_status_1(folde
         (["numpy", "--backend", "numpy"], ["numpy is a backend itself"]),
         (["static", "numpy"], ["strategies that are stacked", "numpy is a backend"]),
         (["static", "dpr", "static"], ["stacked twice", "static, dpr, static"]),
-        (["static", "--promise", "count", "--example", "{}"], ["cannot be read", "sparsecore check"]),
+        (
+            ["static", "--promise", "count", "--example", "{}"],
+            ["cannot be read: it has no key 'layout'", "sparsecore check"],
+        ),
         (["numpy", "--promise", "sort", "--example", "{}"], ["cannot be read back", "--seed"]),
     ],
 )

@@ -141,4 +141,9 @@ def _written_report(folder: Path) -> Path:
         return write_comparison_report(comparison)
     if (folder / LOTTERY_FILE).exists():
         return write_lottery_report(folder)
+    run = RunFolder(folder).experiment
+    if not run.exists():
+        files = [study.study.name, comparison.definition.name, LOTTERY_FILE, run.name]
+        reason = f"it has none of {', '.join(files)}" if folder.is_dir() else "there is no such folder"
+        raise InputError(f"{folder} is not the folder of a run, a study, a lottery or a comparison: {reason}")
     return write_report(folder)

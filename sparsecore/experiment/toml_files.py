@@ -28,13 +28,15 @@ def toml_value(text: str) -> Any:
 
     Raises:
         InputError: the value is a table or a list that is nested too deeply (some 60 levels), or has a key of more than
-            20 parts.
+            20 parts; or it is written as a table, and is not one.
     """
     if text.lstrip().startswith(("{", "[")):  # only tables and lists can have keys
         _check_keys(text, f"the value {text[:40]}...")
     try:
         table = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("{") and "=" in text:  # without "=" it may be a text, such as {model}
+            raise InputError(f"the value {text} is not a table of TOML: {str(error).partition(' (at ')[0]}") from error
         return _number_or_text(text)
     try:
         _check_depth(table)

@@ -191,6 +191,8 @@ def _sized(kind: str, name: str, entries: Iterable[EntryPoint]) -> Any:
             if hasattr(plugin, "from_sizes"):
                 return plugin.from_sizes(*sizes)
     hint = "; an object in a file is written file.py:Object" if name.endswith(".py") else ""
+    if kind == "model" and any(_shape(entry.name) != entry.name for entry in entries):
+        hint = f"; where numbers in a name are sizes, as many others may take their place{hint}"
     raise PluginError(unknown(kind, name, [entry.name for entry in entries], "installed") + hint)
 
 
@@ -257,7 +259,12 @@ def _module_of_file(selection: str, path: Path) -> ModuleType:
 
 
 def _describe_error(error: BaseException) -> str:
-    """Return the error's type and message, and the line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """Return the error's type and message, and the line that raised it, unless that is of the import itself."""
+    importing = (__file__, importlib.__file__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in importing and not frame.filename.startswith("<frozen importlib")
+    ]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}" + ("" if isinstance(error, SyntaxError) else where)

@@ -137,8 +137,9 @@ def from_json(text: str, sample: Stack) -> Scenario:
             **{field: plain[key] for key, field in _NUMBERS.items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it has no key {error}" if isinstance(error, KeyError) else error
         raise InputError(
-            f"an example is what `sparsecore check` has printed; this one cannot be read: {error}"
+            f"an example is what `sparsecore check` has printed; this one cannot be read: {reason}"
         ) from error
 
 

@@ -82,6 +82,8 @@ def compose(request: ComparisonRequest) -> Composed:
     own: list[Contender] = []
     for selection in request.own_strategies:
         own.append(contender_of(selection, [*arms, *own]))
+        for name in own[-1].strategy:
+            load("strategy", name)  # raises for one that does not exist, before data are downloaded
     default = default_comparison()
     networks = default.networks
     options = absolute_options(request.options)
