@@ -136,6 +136,18 @@ def test_the_script_prints_one_sentence_about_missing_packages() -> None:
     assert "sparsecore-engine[cli]" in done.stderr
 
 
+def test_an_interrupt_while_the_command_line_is_imported_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsecore.cli.require", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+
+
 @pytest.mark.parametrize("package", DECLARED["cli"])
 def test_the_command_line_starts_nothing_when_one_of_its_packages_is_missing(
     package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

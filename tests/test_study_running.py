@@ -188,5 +188,6 @@ def test_impossible_settings_are_refused_before_a_folder_is_created(tmp_path):
         sparsecore("study", "fig1a", *out, "--set", "strategy.set.start=erk")
     )
     assert "no key named 'colour'" in said(sparsecore("study", "fig1a", *out, "--set", "training.colour=red"))
+    assert "no such data" in said(sparsecore("study", "fig1a", *out, "--data", "npz", "--data-dir", "no such data"))
     assert "no pool named 'moon'; known: local, ray, slurm" in said(sparsecore("study", "fig1a", *out, "--on", "moon"))
     assert not (tmp_path / "out").exists()

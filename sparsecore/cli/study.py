@@ -16,6 +16,7 @@ from sparsecore.cli.study_options import Execution, execution_options, progress_
 from sparsecore.errors import InputError
 from sparsecore.experiment.toml_files import toml_value
 from sparsecore.run.folder import create_numbered
+from sparsecore.run.setup import images_of
 from sparsecore.study.comparison import (
     CellComparison,
     compare_cells,
@@ -28,14 +29,14 @@ from sparsecore.study.definition import Study, load_study, preset_names
 from sparsecore.study.folder import StudyFolder
 from sparsecore.study.hypotheses import HypothesisResult, evaluate_hypotheses, hypothesis_json, hypothesis_texts
 from sparsecore.study.images import identify_images
-from sparsecore.study.pools import Pool
+from sparsecore.study.pools import LOCAL, Pool
 from sparsecore.study.report import check_reportable, write_study_report
 from sparsecore.study.report.panels import full_name
 from sparsecore.study.report.results import cell_json
 from sparsecore.study.scheduler import ExecutionResult, execute
 from sparsecore.study.strategy_comparison.folder import ComparisonFolder
 from sparsecore.study.strategy_comparison.report import write_comparison_report
-from sparsecore.study.trials import check_options, model_of, trials_of
+from sparsecore.study.trials import check_options, experiment_of, model_of, trials_of
 
 _HEAD = ("arm", "sparsity", "trials", "test accuracy, %")
 _HYPOTHESIS_HEAD = ("hypothesis", "sparsity", "difference", "t", "p, one-sided", "p after Holm", "")
@@ -131,7 +132,12 @@ def _run_study(
         execution = Execution(jobs, pool_name, pool_options)
         pool = execution.pool()
         has_options = any((trials, sparsities, arms, settings, *options.values()))
-        folder = _folder_to_resume(requested, out, has_options=has_options) if resume else _new_folder(requested, out)
+        if resume:
+            folder = _folder_to_resume(requested, out, has_options=has_options)
+        else:
+            if pool_name == LOCAL:  # other machines may have the data elsewhere
+                _check_data(requested)
+            folder = _new_folder(requested, out)
         outcome = _execute(folder, pool, lambda: execution.resume_command(name, folder.path))
         print_study(folder.read(), folder, outcome, stream, as_json=as_json)
         print_message(f"report: {write_study_report(folder)}", None if as_json else stream)
@@ -164,6 +170,16 @@ def _requested_study(
     requested = Study.of({**preset.for_model(model_of(study_options)).tables(), **changes})
     check_options(requested)
     return requested
+
+
+def _check_data(requested: Study) -> None:
+    """Load the data of the study, without which each of its trials would fail.
+
+    Raises:
+        InputError: they cannot be loaded.
+    """
+    first = next(trial for trial in trials_of(requested) if not trial.after)
+    images_of(experiment_of(requested, first, Path()))
 
 
 def _new_folder(requested: Study, out: Path | None) -> StudyFolder:

@@ -12,7 +12,7 @@ from sparsecore.cli.options import Command
 from sparsecore.cli.progress import StudyProgress, StudyProgressBars, StudyProgressLines, StudyStatus
 from sparsecore.errors import InputError
 from sparsecore.experiment.toml_files import toml_value
-from sparsecore.study.pools import Pool, PoolOptions, create_pool
+from sparsecore.study.pools import LOCAL, Pool, PoolOptions, create_pool
 
 _EXECUTION = (
     click.option(
@@ -20,7 +20,7 @@ _EXECUTION = (
     ),
     click.option("--resume", is_flag=True, help="Continue the study in --out."),
     click.option("--jobs", metavar="N", type=int, help="Trials that run at once  [default: CPU cores]"),
-    click.option("--on", "pool_name", metavar="POOL", default="local", help="local, ray or slurm  [default: local]"),
+    click.option("--on", "pool_name", metavar="POOL", default=LOCAL, help="local, ray or slurm  [default: local]"),
     click.option(
         "--on-set", "pool_options", metavar="KEY=VALUE", multiple=True, help="Option of the pool. Repeatable."
     ),

@@ -74,9 +74,12 @@ class Pool(Protocol):
         ...
 
 
+LOCAL = "local"
+"""The pool of processes on this machine."""
+
 _POOLS: Mapping[str, str] = MappingProxyType(
     {
-        "local": "sparsecore.study.pools:local_pool",
+        LOCAL: "sparsecore.study.pools:local_pool",
         "ray": "sparsecore.study.ray_pool:ray_pool",
         "slurm": "sparsecore.study.slurm_pool:slurm_pool",
     }
