@@ -286,6 +286,8 @@ def test_what_cannot_be_saved_is_refused_and_the_old_file_stays(saved, tmp_path)
             export.save_sparse(model, path)
     with pytest.raises(InputError, match="no folder"):
         export.save_sparse(mlp(), tmp_path / "nowhere" / "model.safetensors")
+    with pytest.raises(InputError, match="is a folder; the path of a file"):
+        export.save_sparse(mlp(), tmp_path)
     assert path.read_bytes() == saved.read_bytes()
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 

@@ -30,7 +30,7 @@ def check_sparsity(sparsity: float) -> float:
         InputError: it is not in [0, 1).
     """
     if not _is_share(sparsity):
-        raise InputError(f"sparsity must lie in [0, 1): at least 0 and below 1; given {sparsity}")
+        raise InputError(f"sparsity must lie in [0, 1): at least 0 and below 1; given {sparsity!r}")
     return sparsity
 
 

@@ -110,7 +110,10 @@ def _without_smallest(engine: Engine, source: SourceRun, share: float) -> Topolo
     topology = engine.unit_map.weights(units)
     count = int(as_written(share) * units.size)
     if share and not count:
-        raise InputError(f"start.prune = {share} of {units.size} {engine.units} is less than one")
+        raise InputError(
+            f"start.prune = {share} of {units.size} {engine.units} is less than one, so that none would be pruned; "
+            "prune a larger share, or in a lottery fewer times"
+        )
     values = engine.unit_map.values(engine.arrays.from_numpy(source.end.arrays["learner/values"]), topology)
     smallest = smallest_of_all(units, values, count)
     if len(smallest) < count:

@@ -1,8 +1,9 @@
-"""Checks of a user's model: what sparsify refuses or warns of, and layers that are frozen later."""
+"""Checks of a user's model and paths: what sparsify refuses or warns of, and layers that are frozen later."""
 
 import gc
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import FrameType
 from typing import Any, final
 from weakref import WeakKeyDictionary, ref
@@ -401,3 +402,18 @@ def _lookup(one: NamedParameter) -> Callable[[], Tensor]:
     parameter = one.parameter if weights is None else weights.values
     # fully_shard has other objects in its place while the model computes
     return (lambda: one.parameter) if is_sharded(parameter) else (lambda: parameter)
+
+
+def check_destination(path: Path) -> None:
+    """Check that a file can be written to a path, before anything is computed for it.
+
+    Args:
+        path: of the file, which may exist.
+
+    Raises:
+        InputError: its folder does not exist, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {str(path.parent)!r} to write {path.name} to")
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder; the path of a file to write was expected")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sparsecore.errors import InputError, SparsecoreError
 from sparsecore.extras import require
 from sparsecore_torch._torch_internals.tensors import tree_leaves, tree_map_only
+from sparsecore_torch.sparse_training.checks import check_destination
 from sparsecore_torch.sparse_training.export.plain import squashed_copy
 from sparsecore_torch.sparse_training.training import SparseTraining
 
@@ -126,14 +127,14 @@ def to_onnx(
         options: of ``torch.onnx.export``: ``input_names``, ``dynamic_shapes``, ``opset_version`` and so on.
 
     Raises:
-        InputError: the packages for ONNX are not installed, the folder of the file does not exist, the model cannot be
-            called with these inputs, or its weights are not those of the training (:meth:`SparseTraining.check`).
+        InputError: the packages for ONNX are not installed, the folder of the file does not exist, the path is a
+            folder, the model cannot be called with these inputs, or its weights are not those of the training
+            (:meth:`SparseTraining.check`).
         SparsecoreError: the file does not compute what the model computes.
     """
     path = Path(path)
     _check_installed()
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {str(path.parent)!r} to write {path.name} to")
+    check_destination(path)
     model = squashed_copy(training).eval()
     inputs = _Inputs(example_inputs if isinstance(example_inputs, tuple) else (example_inputs,), dict(kwargs or {}))
     _check_accepted(model, inputs)

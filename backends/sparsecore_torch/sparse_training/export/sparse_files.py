@@ -26,7 +26,7 @@ from sparsecore.extras import require
 from sparsecore.formats import KEY, SPARSE_MODEL
 from sparsecore_torch._torch_internals.modules import COMPILED_MODULE
 from sparsecore_torch.arrays import active_indices
-from sparsecore_torch.sparse_training.checks import check_is_plain, check_not_in_training
+from sparsecore_torch.sparse_training.checks import check_destination, check_is_plain, check_not_in_training
 from sparsecore_torch.sparse_training.export.plain import squashed_copy
 from sparsecore_torch.sparse_training.export.position_codes import POSITION_CODES, shortest_code
 from sparsecore_torch.sparse_training.model.parameters import named_parameters, unwrapped
@@ -127,15 +127,15 @@ def save_sparse(source: SparseTraining | nn.Module, path: str | os.PathLike[str]
         path: of the file, by convention with the suffix ``.safetensors``; an existing one is replaced as a whole.
 
     Raises:
-        InputError: the folder does not exist, a weight is NaN or infinite, the model has state that is no tensor, is
-            sharded or has no memory, or its weights are not those of the training (:meth:`SparseTraining.check`).
+        InputError: the folder does not exist, the path is a folder, a weight is NaN or infinite, the model has state
+            that is no tensor, is sharded or has no memory, or its weights are not those of the training
+            (:meth:`SparseTraining.check`).
     """
     require("safetensors", extra="torch", purpose="a file of a sparse model")
     from safetensors.torch import save
 
     path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {str(path.parent)!r} to write {path.name} to")
+    check_destination(path)
     content = _content_of(*_model_and_positions(source))
     facts = content.facts()
     entry = json.dumps({KEY: SPARSE_MODEL.text, "facts": facts, "sha256": _digest(facts, content.tensors)})
