@@ -147,6 +147,10 @@ class _Computed(nn.Module):
         (lambda x: torch.ones(len(x), len(x)) @ x, r"aten.ones.default\) in inner: this operation is not taken over"),
         (lambda x: x.sum((0, 1)), "in inner: it combines the examples of a batch"),
         (lambda _: torch.ones(4), "does not depend on its input"),
+        (lambda x: x / x.shape[0], "in inner: it computes with the number of examples"),
+        (lambda x: x + torch.full((4,), float(len(x))), "depend on the number of examples"),
+        (lambda x: x if x.shape[0] < 50 else 2 * x, "something else for batches of more than 49 examples"),
+        (lambda x: {"logits": x + 1}, "one tensor is taken over; this one returns dict"),
     ],
 )
 def test_what_cannot_be_taken_over_is_refused_by_name(function: Callable[[Any], Any], sentence: str) -> None:

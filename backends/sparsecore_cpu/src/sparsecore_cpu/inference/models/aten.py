@@ -265,6 +265,8 @@ def _softmax(a: Arguments, _: Shape) -> Step:
 def _attention(a: Arguments, _: Shape) -> Step:
     if a["enable_gqa"]:
         raise TranslationError("attention with fewer heads of keys than of queries (enable_gqa)")
+    if a["dropout_p"]:
+        raise TranslationError("attention that drops weights at random in evaluation, too (dropout_p)")
     operands = (a["query"], a["key"], a["value"], a["attn_mask"])
     return Step("attention", operands, {"causal": a["is_causal"], "scale": a["scale"]})
 

@@ -17,6 +17,11 @@ from sparsecore_cpu.inference.network import FixedTensor
 _EXAMPLES = 3
 """The examples that a module is exported with, at least: sizes of 1 would be taken for sizes that are always 1."""
 
+_MOST_EXAMPLES = 2**31
+"""A module that asks for larger batches than a lower number of examples is not the same for all batches."""
+
+_OF_BATCH = "it computes with the number of examples of a batch, which are predicted independently of each other"
+
 
 def program_of(model: Any, example: Any) -> ModelProgram:
     """The program of a module in evaluation.
@@ -109,9 +114,14 @@ def _exported(model: Any, example: Any) -> tuple[Any, Mapping[Any, Any]]:
     try:
         exported = _export(model, example, ({0: torch.export.Dim.DYNAMIC},))
         (batch,) = (node.meta["val"].shape[0] for node in exported.graph.nodes if _is_input(exported, node))
-        return exported, _shapes(exported, lambda value: [_multiple(size, batch) for size in value.shape])
+        shapes = _shapes(exported, lambda value: [_multiple(size, batch) for size in value.shape])
+        most = exported.range_constraints[batch.node.expr].upper
     except Exception as error:  # the exporter has many error classes
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    else:
+        if most < _MOST_EXAMPLES:
+            raise InputError(f"the model computes something else for batches of more than {most} examples")
+        return exported, shapes
     try:
         exported, other = _export(model, example), _export(model, torch.cat([example, example[:1]]))
     except Exception as error:
@@ -157,8 +167,8 @@ def _of_tensors(value: Any, function: Callable[[Any], Any]) -> Any:
 def _compared_shapes(exported: Any, other: Any, examples: int) -> dict[Any, Any]:
     """The shapes in a graph for so many examples, compared with those in one for one more."""
     ones, others = list(exported.graph.nodes), list(other.graph.nodes)
-    if [str(node.target) for node in ones] != [str(node.target) for node in others]:
-        raise InputError("the operations of the model depend on the number of examples")
+    if [_operation(node) for node in ones] != [_operation(node) for node in others]:
+        raise InputError("operations of the model, or numbers that they are given, depend on the number of examples")
 
     def compared(one: Any, other: Any) -> list[Any]:
         return [
@@ -173,6 +183,11 @@ def _compared_shapes(exported: Any, other: Any, examples: int) -> dict[Any, Any]
         for node, twin in zip(ones, others, strict=True)
         if _has_tensors(node)
     }
+
+
+def _operation(node: Any) -> tuple[str, list[Any]]:
+    """The name of an operation and the numbers that it is given, which are no sizes of a shape."""
+    return str(node.target), [one for one in (*node.args, *node.kwargs.values()) if isinstance(one, int | float)]
 
 
 class _Translator:
@@ -263,6 +278,8 @@ class _Translator:
 
     def _translate(self, node: Any) -> None:
         name = str(node.target)
+        if any(isinstance(one, type(node)) and not _has_tensors(one) for one in (*node.args, *node.kwargs.values())):
+            raise self._refusal(node, _OF_BATCH)
         arguments = self._arguments(node)
         if name in SPLITS:
             self._traced[node] = self._split(node, SPLITS[name], arguments)

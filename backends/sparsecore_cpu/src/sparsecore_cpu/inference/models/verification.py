@@ -24,9 +24,14 @@ def check_predicts_alike(model: Any, example: Any, predict: Callable[[NDArray[An
     Raises:
         InputError: they differ.
     """
+    import torch
+
     batch = _varied(example)
     with evaluation(model):
-        expected = model(batch).numpy()
+        returned = model(batch)
+    if not isinstance(returned, torch.Tensor):
+        raise InputError(f"a model that returns one tensor is taken over; this one returns {type(returned).__name__}")
+    expected = returned.numpy()
     given = batch.numpy()
     alone = np.concatenate([predict(given[number : number + 1]) for number in range(len(given))])
     for predicted, how in ((predict(given), "of a batch"), (alone, "of its examples one by one")):
