@@ -46,7 +46,7 @@ _optional_epoch: Any = attrs.validators.optional(attrs.validators.ge(1))
 
 @attrs.frozen
 class StartSettings:
-    """The start of a run from weights that there are, of another run or in a file.
+    """The start of a run from existing weights, of another run or in a file.
 
     Attributes:
         run: the folder of a finished run, with whose last topology this one starts unless ``active`` says otherwise.

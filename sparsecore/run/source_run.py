@@ -115,7 +115,7 @@ class SourceRun:
             known = ", ".join(map(str, self.experiment.keep.epochs)) or "none"
             raise InputError(
                 f"the run {self.folder.path} has not kept its values at the end of epoch {epoch}; kept: {known}. "
-                "keep.epochs says before a run which are"
+                "the setting keep.epochs, given when a run is begun, says which are kept"
             )
         saved = read_checkpoint(self.folder.kept(epoch))
         for name in FINGERPRINTS:

@@ -27,7 +27,7 @@ def request_of(
     Args:
         engine: for all sparse tensors.
         tensors: the sparse tensors.
-        params: with the weights that there are now.
+        params: with the present weights.
         scope: 'tensor' or 'network', the weights among which the largest are chosen.
         counts: the number of units that each tensor is to start with; None where the strategies decide.
     """
