@@ -12,6 +12,7 @@ from sparsecore.errors import InputError
 _DEEPEST = 60
 _LARGEST = 1 << 20
 """Bytes of a file of settings; the largest of ours has some thousand."""
+_LONGEST_SHOWN = 200
 _MOST_PARTS = 20
 _PART = r"""(?:[^\s.=\[\]{},"'#]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
 _LONG_KEY = re.compile(rf"""(?<![^\s.=\[\]{{}},"'#]){_PART}(?:\.[ \t]*+{_PART}){{{_MOST_PARTS}}}""")
@@ -34,9 +35,12 @@ def toml_value(text: str) -> Any:
         _check_keys(text, f"the value {text[:40]}...")
     try:
         table = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return text
+    except ValueError as error:
         if text.lstrip().startswith("{") and "=" in text:  # without "=" it may be a text, such as {model}
-            raise InputError(f"the value {text} is not a table of TOML: {str(error).partition(' (at ')[0]}") from error
+            shown = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+            raise InputError(f"the value {shown} is not a table of TOML: {str(error).partition(' (at ')[0]}") from error
         return _number_or_text(text)
     try:
         _check_depth(table)
