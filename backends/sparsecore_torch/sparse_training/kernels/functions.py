@@ -19,6 +19,7 @@ from sparsecore_cpu._kernels import Activation, Kernels
 from sparsecore_cpu.layer import Layer, buffer_of
 from sparsecore_cpu.runtime import Buffer, Floats, Form
 from sparsecore_cpu.window import Padding, Window
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch._torch_internals.modules import convolution_padding
 from sparsecore_torch.sparse_training.regions.transforms import check_first_order
 from sparsecore_torch.sparse_training.storage.sparse_weights import SparseWeight
@@ -281,6 +282,7 @@ class _SparseLayer(torch.autograd.Function):
         )
 
     @staticmethod
+    @untraced  # Dynamo traces the backward pass, too, where a compiled function calls it
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         check_first_order(gradient)
         *needed, needs_bias, _ = ctx.needs_input_grad
@@ -370,6 +372,7 @@ class _ActiveWeights(torch.autograd.Function):
         return declared.entries(weight)
 
     @staticmethod
+    @untraced
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (weight,) = ctx.saved_tensors

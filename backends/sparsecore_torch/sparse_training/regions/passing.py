@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsecore_cpu.layer import buffer_of
 from sparsecore_cpu.runtime import STORED, Buffer, Form
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch.sparse_training.regions.execution import Execution
 from sparsecore_torch.sparse_training.regions.layouts import Layout
 
@@ -95,6 +96,7 @@ class _Unpacked(torch.autograd.Function):
         return run.unpack(passed.buffer, passed.shape, passed.layout, passed.axes).to(passed.dtype)
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None, None]:
         if gradient is None:
             return None, None, None

@@ -287,7 +287,7 @@ class _RegionFunction(torch.autograd.Function):
         return results
 
     @staticmethod
-    @untraced  # a model that differentiates in its forward pass is here while Dynamo traces it
+    @untraced  # Dynamo traces the backward pass, too, where a model or a compiled function calls it
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         for gradient in gradients:
             if gradient is not None:

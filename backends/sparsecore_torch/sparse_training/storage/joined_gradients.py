@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsecore_torch._torch_internals.autograd import is_batched
+from sparsecore_torch._torch_internals.compilation import untraced
 
 _MOST_FREE = 2
 """How many vectors are kept for reuse: one that is computed, and one that the optimizer reads."""
@@ -124,6 +125,7 @@ class _Split(torch.autograd.Function):
         return tuple(values[first:last] for first, last in zip(joined.bounds, joined.bounds[1:], strict=False))
 
     @staticmethod
+    @untraced  # Dynamo traces the backward pass, too, where a compiled function calls it
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
         if all(gradient is None for gradient in gradients):
             return None, None
