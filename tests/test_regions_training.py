@@ -52,10 +52,11 @@ def test_a_checkpoint_in_a_model_computes_a_part_again(storage, by_hand):
         training = sparse(model, storage, kernels=kernels)
         if not by_hand:
             training.routes.decisions.rules.clear()
+        before = set(region._tokens)
         out = model(images())
         if kernels == "sparse" and by_hand:
             assert sum(len(cut.regions) for cut in training.routes.cuts) == 2
-            assert len(region._tokens) == 1  # that of the last layer
+            assert len(set(region._tokens) - before) == 1  # that of the last layer
         out.square().sum().backward()
         found.append((out.detach(), gradients(model, training), model.part[1].running_var))
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
@@ -67,9 +68,9 @@ def test_a_checkpoint_around_a_model_frees_what_its_regions_keep(storage, is_ree
     training = sparse(model, storage)
     if not by_hand:
         training.routes.decisions.rules.clear()
-    x = images().requires_grad_()
+    x, before = images().requires_grad_(), set(region._tokens)
     out = checkpoint(model, x, use_reentrant=is_reentrant)
-    assert not len(region._tokens)
+    assert not set(region._tokens) - before
     out.square().sum().backward()
     assert x.grad.abs().sum() > 0
 
