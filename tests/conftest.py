@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 gc.set_threshold(2_000, 10, 100)
 
 _COMMON = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-# a quarter of the usual number of examples, which are others in each run, keep the whole suite short
-settings.register_profile("sparsecore", _COMMON, max_examples=25)
+# a fifth of the usual number of examples, which are others in each run, keep the whole suite short
+settings.register_profile("sparsecore", _COMMON, max_examples=20)
 settings.register_profile("thorough", _COMMON, max_examples=200)  # of make test-slow
 settings.load_profile("sparsecore")
 

@@ -57,7 +57,8 @@ def torch_s(rule: Optimizer, torch: Any, parameter: Any) -> Any:
     return optimizer
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 2e-5)])
+# Adam whose second beta is 0 divides by the last gradient alone, which with weight decay may nearly vanish
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 2e-4)])
 @settings(deadline=None, max_examples=60)
 @given(rule=rules, seed=st.integers(0, 1000), steps=st.integers(1, 12))
 def test_update_rules_equal_torch_s(dtype: str, tolerance: float, rule: Optimizer, seed: int, steps: int) -> None:
