@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import train
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_numpy_learner import assert_equal_states, batches, learner_of, reallocation_of, task_of
@@ -57,13 +57,15 @@ def torch_s(rule: Optimizer, torch: Any, parameter: Any) -> Any:
     return optimizer
 
 
-# Adam whose second beta is 0 divides by the last gradient alone, which with weight decay may nearly vanish
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 2e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 2e-5)])
 @settings(deadline=None, max_examples=60)
 @given(rule=rules, seed=st.integers(0, 1000), steps=st.integers(1, 12))
 def test_update_rules_equal_torch_s(dtype: str, tolerance: float, rule: Optimizer, seed: int, steps: int) -> None:
     torch = pytest.importorskip("torch")
     start, gradients, rates = example(seed, steps, dtype)
+    if isinstance(rule, Adam) and rule.betas[1] == 0 and rule.weight_decay:
+        # it divides by the last gradient alone, with the decay in it, whose few digits in float32 may cancel
+        assume(dtype == "float64")
     parameter = torch.nn.Parameter(torch.tensor(start))
     optimizer = torch_s(rule, torch, parameter)
     for gradient, rate in zip(gradients, rates, strict=True):
