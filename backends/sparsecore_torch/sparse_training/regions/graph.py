@@ -24,7 +24,14 @@ from sparsecore_torch.sparse_training.regions.lowerings.table import LOWERINGS
 from sparsecore_torch.sparse_training.regions.region import Region
 from sparsecore_torch.sparse_training.regions.splitting import Run, Splitter, compact_names, is_stored_weight
 from sparsecore_torch.sparse_training.regions.views import is_view
-from sparsecore_torch.sparse_training.regions.writes import Lowered, draws, switches_state, writes, written_elsewhere
+from sparsecore_torch.sparse_training.regions.writes import (
+    Lowered,
+    draws,
+    function_of,
+    switches_state,
+    writes,
+    written_elsewhere,
+)
 from sparsecore_torch.sparse_training.storage.sparse_weights import find
 
 
@@ -134,7 +141,7 @@ def _inputs(graph: fx.Graph) -> list[fx.Node]:
 
 def _returned(graph: fx.Graph) -> set[fx.Node]:
     """Find the nodes that the graph returns or adds hooks to, and by which autograd may be asked for gradients."""
-    readers = [node for node in graph.nodes if node.op == "output" or _function_of(node) == "register_hook"]
+    readers = [node for node in graph.nodes if node.op == "output" or function_of(node) == "register_hook"]
     examples = {read: read.meta.get("example_value") for node in readers for read in node.all_input_nodes}
     return {node for node, example in examples.items() if isinstance(example, Tensor) and example.requires_grad}
 
@@ -253,13 +260,9 @@ _ROOT = re.compile(r"^(.*\.weights\.model|L\['\w+'\](\[\d+\])?)(\.|$)")
 """How Dynamo begins the path of a module; compact weights have a path to the model, too."""
 
 
-def _function_of(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
 def _place_of(node: fx.Node) -> str:
     """Name a node by the module in which it is computed, and its function."""
-    function = _function_of(node)
+    function = function_of(node)
     stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
     path = _ROOT.sub("", list(stack.values())[-1][0]) if stack else ""
     return f"{path}: {function}" if path else function

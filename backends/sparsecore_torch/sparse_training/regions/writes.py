@@ -55,6 +55,15 @@ def writes(node: fx.Node) -> bool:
     return bool(bound.arguments.get("inplace"))
 
 
+def function_of(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls.
+
+    Args:
+        node: of a graph of torch's.
+    """
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
 def draws(node: fx.Node) -> bool:
     """Return whether a node may draw random numbers.
 
@@ -63,8 +72,7 @@ def draws(node: fx.Node) -> bool:
     """
     if node.op not in {"call_function", "call_method"}:
         return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return _DRAWING.search(name) is not None
+    return _DRAWING.search(function_of(node)) is not None
 
 
 def switches_state(node: fx.Node) -> bool:
