@@ -9,6 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch._torch_internals.optimizers import is_within_own_step
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
@@ -58,8 +59,7 @@ class GradientPerturbation:
             # a GradScaler leaves it to fused optimizers to unscale
             return after_closure(given, named, lambda: perturb(getattr(optimizer, "grad_scale", None)))
 
-        disable: Any = torch.compiler.disable
-        self._handles.append(optimizer.register_step_pre_hook(disable(before)))
+        self._handles.append(optimizer.register_step_pre_hook(untraced(before)))
 
     def end(self) -> None:
         """Remove the hook."""

@@ -16,6 +16,7 @@ from sparsecore.engine.forward_view import SilentValues, VisibleWeights
 from sparsecore.engine.groups import EngineGroups, GroupStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch._torch_internals.optimizers import is_within_own_step
 from sparsecore_torch.arrays import as_tensor
 from sparsecore_torch.sparse_training.optimizers.shares import OptimizerShare
@@ -51,12 +52,11 @@ class SilentWeights:
             storage.values, lambda values: storage.set_values(as_tensor(values)), engines.engines[0].arrays
         )
         holding = [share.stepping for share in shares if share.tensors] if engines.has_silent_weights else []
-        disable: Any = torch.compiler.disable
-        self._handles: list[RemovableHandle] = [one.register_step_pre_hook(disable(self._before)) for one in holding]
+        self._handles: list[RemovableHandle] = [one.register_step_pre_hook(untraced(self._before)) for one in holding]
         layers = (layer for share in shares for one in share.tensors for layer, _ in one.holders)
         self._modules = dict.fromkeys((model, *layers))
         self._guards: list[RemovableHandle] = []
-        self._guard = disable(self._hide_when_used)
+        self._guard = untraced(self._hide_when_used)
 
     def end(self) -> None:
         """Remove the hooks; silent weights stay as they are."""

@@ -12,6 +12,7 @@ from sparsecore.engine.reallocation import Reallocation
 from sparsecore.engine.topology import Topology
 from sparsecore.learning.ledger import Bytes, Ledger
 from sparsecore_torch._torch_internals.autograd import is_tracing
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch._torch_internals.modules import own_parameters
 from sparsecore_torch.arrays import active_indices
 from sparsecore_torch.sparse_training.kernels.functions import Computation, LayerKind, active_weights, sparse_layer
@@ -164,8 +165,7 @@ def _routed(cls: type[nn.Module]) -> type[nn.Module]:
         route: Route = self.__dict__[_ROUTE]
         return route(given, lambda batch: cls.forward(self, batch))
 
-    disable: Any = torch.compiler.disable
-    run_as_is = disable(run)
+    run_as_is = untraced(run)
 
     def forward(self: Any, input: Tensor) -> Any:  # torch's name for it, which callers may use
         if torch.compiler.is_compiling() and sparse_weights.IS_CUTTING:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any, final
 
-import torch
 from torch.optim import Optimizer
 
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch._torch_internals.optimizers import is_within_own_step
 from sparsecore_torch.sparse_training.optimizers.wrapped import OptimizerLayers
 
@@ -52,13 +52,12 @@ class StepHooks:
         self._is_waiting = False
         self._stand_ins: dict[int, Optimizer] = {}
         # torch.compile may compile the optimizer's step, but not the hooks
-        disable: Any = torch.compiler.disable
-        self._handles = [layers.stepping.register_step_pre_hook(disable(self._before))]
-        self._handles += [part.register_step_pre_hook(disable(self._replace)) for part in layers.hooked_parts]
-        self._handles.append(layers.stepping.register_step_post_hook(disable(self._after)))
+        self._handles = [layers.stepping.register_step_pre_hook(untraced(self._before))]
+        self._handles += [part.register_step_pre_hook(untraced(self._replace)) for part in layers.hooked_parts]
+        self._handles.append(layers.stepping.register_step_post_hook(untraced(self._after)))
         for wrapper in layers.hooked_wrappers[:1]:
-            self._handles.append(wrapper.register_step_pre_hook(disable(self._enter_wrapper)))
-            self._handles.append(wrapper.register_step_post_hook(disable(self._leave_wrapper)))
+            self._handles.append(wrapper.register_step_pre_hook(untraced(self._enter_wrapper)))
+            self._handles.append(wrapper.register_step_post_hook(untraced(self._leave_wrapper)))
 
     def end(self) -> None:
         """Remove all hooks."""

@@ -16,6 +16,7 @@ from torch.nn.parameter import Parameter
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals.autograd import are_transforms_active
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch._torch_internals.modules import own_parameters, remove_module_hooks
 from sparsecore_torch._torch_internals.tensors import write_count
 from sparsecore_torch.arrays import active_indices, as_tensor, gather
@@ -77,10 +78,9 @@ class CompactWeights:
         self._joined: JoinedGradient | None = None
         self._hooks: tuple[int, ...] = ()
         # torch.compile compiles the code before and after these, and calls them as they are
-        disable: Any = torch.compiler.disable
-        self.dense: Callable[[int, Callable[[Tensor], torch.dtype]], Tensor] = disable(self._dense)
-        self._open: Callable[[], None] = disable(self._begin)
-        self._close: Callable[[], None] = disable(self._end)
+        self.dense: Callable[[int, Callable[[Tensor], torch.dtype]], Tensor] = untraced(self._dense)
+        self._open: Callable[[], None] = untraced(self._begin)
+        self._close: Callable[[], None] = untraced(self._end)
 
     def register(self, values: Tensor) -> Parameter:
         """Register the values on the model, and hooks around its forward passes.

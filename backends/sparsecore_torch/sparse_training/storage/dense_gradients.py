@@ -10,6 +10,7 @@ from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from sparsecore.engine.topology import Topology
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch.arrays import gather_active
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
 
@@ -158,8 +159,7 @@ class KeptGradient:
         self.is_expected = False
         self.copy: Tensor | None = None
         self._values = values
-        disable: Any = torch.compiler.disable
-        self._handle = optimizer.register_step_pre_hook(disable(self._before_step))
+        self._handle = optimizer.register_step_pre_hook(untraced(self._before_step))
 
     def close(self) -> None:
         """Remove the hook."""

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals.autograd import are_transforms_active, is_accumulating, is_batched, tensor_hooks
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch._torch_internals.tensors import write_count
 from sparsecore_torch.arrays import TorchArrays, put_entries
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
@@ -267,7 +268,7 @@ class GradientMasker:
             register: Any = parameter.register_post_accumulate_grad_hook
             self.handles.append(parameter.register_hook(self._arrival_hook(name)))  # type: ignore[no-untyped-call]
             self.handles.append(register(self._accumulation_hook(name)))
-        before = torch.compiler.disable(self._before_step)  # type: ignore[no-untyped-call]
+        before = untraced(self._before_step)
         self.handles.append(optimizer.register_step_pre_hook(before))
 
     @property

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, final
+from typing import Final, final
 from weakref import ref
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch._torch_internals.optimizers import move_to_front
 from sparsecore_torch.sparse_training.storage.gradient_masks import BitMask
 
@@ -71,8 +72,7 @@ class NonzeroRoots:
         self._parameters = parameters
         self._masks = masks
         self._lifted: list[tuple[BitMask, Tensor]] = []
-        disable: Any = torch.compiler.disable
-        after = optimizer.register_step_post_hook(disable(lambda *_: self.restore()))
+        after = optimizer.register_step_post_hook(untraced(lambda *_: self.restore()))
         move_to_front(optimizer, after)  # other hooks are to see the state restored
         self.handles: list[RemovableHandle] = [after]
         self.handles.append(optimizer.register_state_dict_pre_hook(lambda _: self.restore()))

@@ -10,6 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sparsecore_torch._torch_internals.autograd import SavedTensorHooks, innermost_saved_tensor_hooks
+from sparsecore_torch._torch_internals.compilation import untraced
 from sparsecore_torch._torch_internals.tensors import storage_identity, write_count
 
 Remake = Callable[[], Tensor]
@@ -50,8 +51,7 @@ class SavedTensors:
         self.remove()  # an interrupt, which is no Exception, may have left them installed
         # only the innermost hooks are called: those of a checkpoint around the model get what is none of its weights
         self._outer = innermost_saved_tensor_hooks()
-        disable: Any = torch.compiler.disable
-        hooks = saved_tensors_hooks(disable(self._pack), disable(_unpack))
+        hooks = saved_tensors_hooks(untraced(self._pack), untraced(_unpack))
         hooks.__enter__()
         self._hooks.append(hooks)
 
