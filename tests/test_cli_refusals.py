@@ -56,6 +56,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--model", f"lenet-{'9' * 5000}"], ["no model named"]),
         (["--model", "lenet-٣-٣"], ["no model named"]),
         (["--seed", "9" * 5000], ["seed"]),
+        (["--seed", "9007199254740993"], ["seed", "from 0 to 9007199254740992", "9007199254740993"]),
         (["--sparsity", "0.9\nseed=3"], ["sparsity", "number"]),
         (["--sparsity", "١"], ["sparsity", "number"]),
         (["--data-dir", ""], ["dir"]),

@@ -127,9 +127,9 @@ def test_root_keeps_the_seed_and_drops_the_path():
     assert Randomness(4).child("a", 3).root == Randomness(4)
 
 
-@pytest.mark.parametrize("seed", [-1, 0.5, "1", None])
-def test_a_seed_that_is_not_a_natural_number_is_refused_with_a_sentence(seed):
-    with pytest.raises(InputError, match="a seed is a whole number of at least 0"):
+@pytest.mark.parametrize("seed", [-1, 0.5, "1", None, True, 2**53 + 1, np.int64(-1)])
+def test_a_seed_that_is_no_exact_natural_number_is_refused_with_a_sentence(seed):
+    with pytest.raises(InputError, match="a seed is a whole number from 0 to 9007199254740992; given"):
         Randomness(seed)
 
 

@@ -59,7 +59,7 @@ OPTIONS = {
     "missing epochs, paper's": ({"strategy": DynamicReallocation(target=5)}, "give steps_per_epoch="),
     "no step": ({"total_steps": 0}, "total_steps is a whole number of at least 1; given 0"),
     "half a step": ({"steps_per_epoch": 0.5}, "steps_per_epoch is a whole number of at least 1; given 0.5"),
-    "negative seed": ({"seed": -1}, "a seed is a whole number of at least 0; given -1"),
+    "seed": ({"seed": 2**64}, "a seed is a whole number from 0 to 9007199254740992; given 18446744073709551616"),
     "include nothing": ({"include": "encoder.*"}, r"include='encoder.\*' matches no parameter; the model has 0.weight"),
     "exclude nothing": ({"exclude": ["0.*", "9.*"]}, r"exclude='9.\*' matches no parameter"),
     "exclude all": ({"exclude": "*"}, r"no tensor is left to make sparse: .*0.weight \(excluded\)"),

@@ -50,9 +50,9 @@ def test_an_invalid_study_is_refused_with_a_sentence(changes, sentence):
         ({"training.epochs": "many"}, "study.epochs: a whole number was expected, given 'many'"),
         ({"training.epochs": 1.5}, "study.epochs: a whole number was expected, given 1.5"),
         ({"training.epochs": 0}, "'epochs' must be >= 1"),
-        ({"seed": "lucky"}, "study.seed: a whole number was expected, given 'lucky'"),
+        ({"seed": "lucky"}, "study.seed: a seed is a whole number from 0 to 9007199254740992; given 'lucky'"),
         ({"sparsity": 0.5}, "by --sparsity; given the setting sparsity"),
-        ({"seed": 1.5}, "study.seed: a whole number was expected, given 1.5"),
+        ({"seed": 2**53}, "seeds, from 9007199254740992 on, and a seed is at most 9007199254740992"),
     ],
 )
 def test_options_that_no_trial_could_follow_are_refused_with_a_sentence(options, sentence):

@@ -256,6 +256,8 @@ def test_a_comparison_whose_settings_have_changed_or_are_others_is_refused(carri
     assert "no strategy named 'rigel'" in said(
         compare(tmp_path, StoppingPool(0), "--strategy", "rigel", "--data-dir", tmp_path)
     )
+    refused = compare(tmp_path, StoppingPool(0), "--seed", "lucky", "--data-dir", tmp_path)
+    assert "study.seed: a seed is a whole number from 0 to 9007199254740992; given 'lucky'" in said(refused)
     assert "no arm named 'rigged'" in said(compare(tmp_path, StoppingPool(0), *options(tmp_path), "--arm", "rigged"))
     assert not (tmp_path / "out").exists()
 

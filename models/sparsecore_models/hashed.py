@@ -14,16 +14,12 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
+from sparsecore.engine.randomness import Seed, as_seed
 from sparsecore.learning.parameters import Parameter, tied
 from sparsecore.learning.protocols import Operations, Tensor
 from sparsecore_models.baselines import check_all_weights, matched_sparsity, sparse_counts
 from sparsecore_models.lenet import LeNet, as_sizes
 from sparsecore_models.wrn import WideResNet
-
-
-def _hash_seed() -> int:
-    seed: int = attrs.field(default=0, validator=attrs.validators.ge(0))
-    return seed
 
 
 @attrs.frozen
@@ -37,13 +33,13 @@ class HashedWideResNet:
         hash_seed: the seed of the hash, which is independent of the run's.
 
     Raises:
-        InputError: there is no wide residual network of this depth or width.
+        InputError: there is no wide residual network of this depth or width, or no such seed.
     """
 
     depth: int = 28
     width: int = 2
     sparsity: float = matched_sparsity()
-    hash_seed: int = _hash_seed()
+    hash_seed: Seed = attrs.field(default=Seed(0), converter=as_seed)
 
     def __attrs_post_init__(self) -> None:
         WideResNet(self.depth, self.width)  # checks depth and width
@@ -100,12 +96,12 @@ class HashedLeNet:
         hash_seed: the seed of the hash, which is independent of the run's.
 
     Raises:
-        InputError: a hidden layer has no unit.
+        InputError: a hidden layer has no unit, or there is no such seed.
     """
 
     hidden: tuple[int, ...] = attrs.field(default=(300, 100), converter=as_sizes)
     sparsity: float = matched_sparsity()
-    hash_seed: int = _hash_seed()
+    hash_seed: Seed = attrs.field(default=Seed(0), converter=as_seed)
 
     def __attrs_post_init__(self) -> None:
         LeNet(self.hidden)  # checks the sizes

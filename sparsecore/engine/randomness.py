@@ -7,7 +7,9 @@ the same ones. Backends and ranks agree without communication, and a resumed run
 import hashlib
 import json
 import operator
-from typing import SupportsIndex
+import reprlib
+from contextlib import suppress
+from typing import Any, NewType
 
 import attrs
 import numpy as np
@@ -66,14 +68,35 @@ def _multiply(a: Words, b: int) -> tuple[Words, Words]:
 Key = str | int
 
 
-def _as_seed(given: SupportsIndex) -> int:
+Seed = NewType("Seed", int)
+"""A whole number that :func:`as_seed` has checked."""
+
+LARGEST_SEED = 2**53
+"""Whole numbers up to here are exact in every format that a seed is written to."""
+
+
+def as_seed(given: Any) -> Seed:
+    """Check a seed.
+
+    Args:
+        given: a whole number of Python or NumPy, from 0 to :data:`LARGEST_SEED`.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(given, bool):
+        with suppress(TypeError):
+            seed = operator.index(given)
+            if 0 <= seed <= LARGEST_SEED:
+                return Seed(seed)
+    raise InputError(f"a seed is a whole number from 0 to {LARGEST_SEED}; given {_shown(given)}")
+
+
+def _shown(given: Any) -> str:
     try:
-        seed = operator.index(given)
-    except TypeError:
-        raise InputError(f"a seed is a whole number of at least 0; given {given!r}") from None
-    if seed < 0:
-        raise InputError(f"a seed is a whole number of at least 0; given {seed}")
-    return seed
+        return reprlib.repr(given)
+    except ValueError:  # Python writes no numbers of thousands of digits
+        return "a number of thousands of digits"
 
 
 @attrs.frozen
@@ -81,11 +104,11 @@ class Randomness:
     """A node in the tree of all random numbers of one seed.
 
     Attributes:
-        seed: the run's seed, any non-negative integer.
+        seed: the run's seed.
         path: the keys from the root to this node.
     """
 
-    seed: int = attrs.field(converter=_as_seed)
+    seed: Seed = attrs.field(converter=as_seed)
     path: tuple[Key, ...] = ()
 
     @property

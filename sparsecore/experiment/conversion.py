@@ -10,6 +10,7 @@ import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
+from sparsecore.engine.randomness import Seed, as_seed
 from sparsecore.engine.reallocation import RegrowPruned, check_regrow_pruned
 from sparsecore.engine.schedules import Amount, Cosine, Piecewise, Schedule, as_amount, as_schedule
 from sparsecore.engine.units import Units, as_units
@@ -87,6 +88,10 @@ def _whole(given: Any, _: Any) -> int:
     if abs(given) > _LARGEST:
         raise InputError(f"a whole number of at most {_LARGEST} was expected, given {_shown(given)}")
     return given
+
+
+def _seed(given: Any, _: Any) -> Seed:
+    return as_seed(given)
 
 
 def _number(given: Any, _: Any) -> float:
@@ -204,6 +209,7 @@ def _converter(lenient: bool = False) -> cattrs.Converter:
     converter.register_unstructure_hook_factory(attrs.has, lambda cls: _plain_fields(cls, converter))
     converter.register_structure_hook_factory(_is_sequence, lambda cls: _sequence(cls, converter))
     converter.register_structure_hook(int, _whole)
+    converter.register_structure_hook(Seed, _seed)
     converter.register_structure_hook(float, _number if lenient else _finite)
     converter.register_structure_hook(bool, _truth)
     converter.register_structure_hook(str, _text)

@@ -8,6 +8,7 @@ import attrs
 from sparsecore.engine.arrays import Arrays
 from sparsecore.engine.distributions import check_sparsity
 from sparsecore.engine.engine import Engine
+from sparsecore.engine.randomness import Seed, as_seed
 from sparsecore.engine.reallocation import RegrowPruned
 from sparsecore.engine.schedules import Piecewise, Schedule, as_schedule
 from sparsecore.engine.topology import Layout
@@ -180,7 +181,7 @@ DEFAULT_SPARSITY = 0.9
 @attrs.frozen
 class _General:
     sparsity: float | None = None
-    seed: int = attrs.field(default=0, validator=_at_least_0)
+    seed: Seed = attrs.field(default=Seed(0), converter=as_seed)
 
 
 SECTIONS = ("model", "data", "backend", "strategy", "training", "reallocation", "start", "keep")
@@ -207,7 +208,7 @@ class Experiment:
     """
 
     sparsity: float | None
-    seed: int
+    seed: Seed = attrs.field(converter=as_seed)
     model: PluginChoice
     dataset: PluginChoice
     data: DataSettings

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from sparsecore.engine.randomness import LARGEST_SEED, Seed, as_seed
 from sparsecore.engine.schedules import as_written
 from sparsecore.errors import InputError
 from sparsecore.experiment.assembly import DEFAULTS, Tables, assemble
@@ -111,18 +112,35 @@ class _NumericOptions:
     """The options that a study needs before there is an experiment to check them."""
 
     epochs: int = attrs.field(default=1, validator=attrs.validators.ge(1))
-    seed: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    seed: Seed = attrs.field(default=Seed(0), converter=as_seed)
+
+
+def check_numbers(options: Mapping[str, Any], seeds: int) -> None:
+    """Check the numbers among the options of a study.
+
+    Args:
+        options: the study's options by dotted names.
+        seeds: how many seeds its runs have, from that of the options on.
+
+    Raises:
+        InputError: epochs or seed is no such number, or the last seed would be too large.
+    """
+    numbers = {"epochs": options.get(_EPOCHS), "seed": options.get("seed")}
+    given = structure({name: one for name, one in numbers.items() if one is not None}, _NumericOptions, "study")
+    if given.seed + seeds - 1 > LARGEST_SEED:
+        raise InputError(
+            f"study.seed: the runs have {seeds} seeds, from {given.seed} on, and a seed is at most {LARGEST_SEED}"
+        )
 
 
 def check_options(study: Study) -> None:
     """Check the options of a study that its experiments would not check.
 
     Raises:
-        InputError: epochs or seed is no such number, sparsity is among the options, or no arm has the strategy of an
+        InputError: as :func:`check_numbers` says, sparsity is among the options, or no arm has the strategy of an
             option.
     """
-    numbers = {"epochs": study.options.get(_EPOCHS), "seed": study.options.get("seed")}
-    structure({name: given for name, given in numbers.items() if given is not None}, _NumericOptions, "study")
+    check_numbers(study.options, study.trials)
     if "sparsity" in study.options:
         raise InputError("the sparsities of a study are given by --sparsity; given the setting sparsity")
     strategies = {name for arm in study.arms for name in arm.strategy}

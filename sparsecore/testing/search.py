@@ -10,6 +10,7 @@ import attrs
 from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
 from hypothesis.errors import Flaky, Unsatisfiable
 
+from sparsecore.engine.randomness import as_seed
 from sparsecore.errors import DivergedError, InputError, InvariantError, NoRoomError
 from sparsecore.testing.promises import BrokenPromiseError, InconclusiveError, Promise, hook_note
 
@@ -80,8 +81,10 @@ def check_promise(
         shrink: whether to look for a smaller example if one breaks the promise.
 
     Raises:
+        InputError: ``first_seed`` is no seed.
         hypothesis.errors.Flaky: an example raised an error that is not about the promise, and did not when repeated.
     """
+    first_seed = as_seed(first_seed)
     if not promise.applies(subject):
         return CheckResult(promise, Status.NOT_APPLICABLE, "it is not promised")
     checker, number = _ExampleChecker(promise, subject), max(1, round(examples * promise.fraction))

@@ -100,7 +100,7 @@ def sparsify(
         exclude: globs on names of parameters that stay dense.
         total_steps: the number of optimizer steps of the whole run, for schedules that need its end.
         steps_per_epoch: the number of optimizer steps of an epoch, for schedules that count epochs.
-        seed: of all random draws.
+        seed: of all random draws, from 0 to 2⁵³.
         regrow_pruned: whether weights that have just been pruned may grow again in the same update: False; True, from
             the value of any grown weight; or 'keep', with their value and their optimizer state. By default what the
             strategy is made for.

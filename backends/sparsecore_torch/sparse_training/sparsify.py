@@ -106,7 +106,7 @@ def sparsify(
         exclude: globs on parameter names and classes of modules that stay dense.
         total_steps: the number of optimizer steps of the whole run, for schedules that need its end.
         steps_per_epoch: the number of optimizer steps of an epoch, for schedules that count epochs.
-        seed: of all random draws.
+        seed: of all random draws, from 0 to 2⁵³.
         storage: 'masked', dense tensors with zeros; or 'compact', one parameter of the active weights alone.
         kernels: 'dense', torch's own; or 'sparse', those of the distribution sparsecore_cpu, which run nn.Conv2d and
             nn.Linear in float32 on the CPU at the cost of the active weights. The training's ``routes`` say which

@@ -16,7 +16,7 @@ from sparsecore.experiment.toml_files import toml_tables
 from sparsecore.plugins.discovery import installed, load
 from sparsecore.run.setup import images_of
 from sparsecore.study.strategy_comparison.definition import DENSE, Contender, Network, StrategyComparison
-from sparsecore.study.trials import check_options, experiment_of, model_of, trials_of
+from sparsecore.study.trials import check_numbers, check_options, experiment_of, model_of, trials_of
 
 _HELD_OUT_SHARE = 10
 """The tuning tests on this part of the training images, unless their number is given."""
@@ -87,6 +87,7 @@ def compose(request: ComparisonRequest) -> Composed:
     default = default_comparison()
     networks = default.networks
     options = absolute_options(request.options)
+    check_numbers(options, (default.trials if request.trials is None else request.trials) + 1)  # the tuning has its own
     if {"model.name", "data.name"} & options.keys():
         networks = (_changed(network_for(networks, options), request, options),)
     else:
