@@ -68,6 +68,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--set", "strategy.dpr.initial_threshold=1e39"], ["initial_threshold"]),
         (["--set", "data.crop=4"], ["4", "padded"]),
         (["--data-dir", "/no/such/place"], ["/no/such/place"]),
+        (["--data", "digits"], ["'digits' reads no files", "--data-dir", "small.npz"]),
         (["--strategy", "no/such/file.py:Mine"], ["no/such/file.py", "does not exist"]),
         (["--strategy", "no.such.module:Mine"], ["no.such.module", "No module named 'no'"]),
         (["--set", "training.learning_rate={0 = 0.1, 0 = 0.2}"], ["{0 = 0.1, 0 = 0.2} is not a table of TOML"]),

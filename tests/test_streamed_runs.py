@@ -201,6 +201,11 @@ def test_other_data_of_the_same_name_are_not_resumed_on(folder: Path, tmp_path: 
         ("Bars", ("data.test_split=3",), r"data\.test_split is a text; given 3"),
         ("Unlike", (), "the same labels; classes of one part only: above, middle"),
         ("Bars", ("data.dir=photos",), "takes no folder: it has no argument 'root', and --data-dir is .*photos"),
+        (
+            "Bars",
+            ("data.dir=photos", "data.root=scans"),
+            r"data\.root and .* two folders, .*scans and .*photos; give one",
+        ),
         ("Bars", ("data.test_split=val",), "have no names"),
         ("no_sizes", (), r"does not say how many classes it has; give data\.classes"),
         ("Bars", ("data.crop=1",), r"data\.crop and data\.flip are for images in memory"),

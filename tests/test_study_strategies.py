@@ -342,11 +342,18 @@ def test_by_default_all_complete_strategies_are_compared_on_lenet_at_three_spars
 
 
 @pytest.mark.usefixtures("few_images")
-def test_settings_of_a_backend_are_not_those_of_a_network_that_needs_another_one():
+def test_settings_of_a_backend_and_the_folder_are_not_those_of_a_network_that_takes_neither(tmp_path):
     pytest.importorskip("torch")
-    options = {"backend.name": "numpy", "backend.dtype": "float64", "training.batch_size": 50}
+    options = {
+        "data.dir": str(tmp_path),
+        "backend.name": "numpy",
+        "backend.dtype": "float64",
+        "training.batch_size": 50,
+    }
     lenet, gpt = compose(ComparisonRequest(options, arms=["static"], held_out=500, tuning_runs=1)).comparison.networks
     assert lenet.options["backend.dtype"] == "float64"
+    assert lenet.options["data.dir"] == str(tmp_path)
+    assert "data.dir" not in gpt.options
     assert {name: value for name, value in gpt.options.items() if name.startswith("backend.")} == {
         "backend.name": "torch"
     }

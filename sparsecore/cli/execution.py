@@ -93,6 +93,7 @@ def new_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
         InputError: the experiment is not valid.
     """
     experiment = Experiment.of(given.tables())
+    experiment.check_folder()
     if out:
         return RunRequest(experiment, RunFolder(out))
     return RunRequest(experiment, RunFolder(free_path(Path("runs"), _run_name(experiment))), is_numbered=True)
@@ -106,7 +107,8 @@ def resume_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
         given: the experiment.
 
     Raises:
-        InputError: no folder is given, or its run has another experiment.
+        InputError: no folder is given, its run has another experiment, or the data set reads no files and a folder
+            with them is given now.
     """
     if out is None:
         raise InputError("--resume needs --out, the folder of the run to continue")
@@ -115,7 +117,10 @@ def resume_request(out: Path | None, given: ExperimentOptions) -> RunRequest:
             f"there is no run at {out} to continue; to start one there, give its experiment: FILE.toml, --model or "
             "--data"
         )
-    return request_in_folder(Experiment.of(given.tables()), RunFolder(out))
+    experiment = Experiment.of(given.tables())
+    if given.names_folder:
+        experiment.check_folder()
+    return request_in_folder(experiment, RunFolder(out))
 
 
 def request_in_folder(experiment: Experiment, folder: RunFolder) -> RunRequest:

@@ -147,6 +147,7 @@ def lottery_request(
         lottery = _lottery(lottery_options) if request.is_new else _resumed_lottery(lottery_options, request.folder)
         folder, is_new = request.folder, request.is_new
     else:
+        dense.check_folder()
         is_new = True
         folder = RunFolder(out or free_path(Path("runs"), f"lottery-{plugin_stem(dense.dataset.name)}"))
         if out:

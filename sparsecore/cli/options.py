@@ -86,6 +86,11 @@ class ExperimentOptions:
         """Whether a file, a model or a data set is given, so that the experiment is not the default one."""
         return self.file is not None or bool({"model.name", "data.name"} & self.options.keys())
 
+    @property
+    def names_folder(self) -> bool:
+        """Whether an option, and not the file alone, gives the folder of the data set."""
+        return "data.dir" in self.options or any(setting.partition("=")[0] == "data.dir" for setting in self.settings)
+
     def tables(self) -> Tables:
         """Assemble the experiment, with presets and defaults filled in.
 

@@ -176,10 +176,12 @@ def _check_data(requested: Study) -> None:
     """Load the data of the study, without which each of its trials would fail.
 
     Raises:
-        InputError: they cannot be loaded.
+        InputError: they cannot be loaded, or a folder is given and the data set reads no files.
     """
     first = next(trial for trial in trials_of(requested) if not trial.after)
-    images_of(experiment_of(requested, first, Path()))
+    experiment = experiment_of(requested, first, Path())
+    experiment.check_folder()
+    images_of(experiment)
 
 
 def _new_folder(requested: Study, out: Path | None) -> StudyFolder:

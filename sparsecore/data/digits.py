@@ -1,6 +1,7 @@
 """The handwritten digits that come with scikit-learn: 1,797 grey images of 8×8 pixels."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -15,6 +16,8 @@ _TRAINING_IMAGES = 1437
 @attrs.frozen(eq=False)
 class Digits:
     """8×8 grey digits of scikit-learn, 1,437 for training and 360 for testing; needs no files."""
+
+    reads_files: ClassVar = False
 
     def load(self, folder: Path | None) -> Images:  # noqa: ARG002
         """Load the digits from the installed scikit-learn.

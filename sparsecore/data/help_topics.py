@@ -1,6 +1,7 @@
 """The text of Python's help topics, some 465,000 characters, as a data set of characters."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 
@@ -14,6 +15,8 @@ class HelpTopics:
     Attributes:
         length: characters of a sequence.
     """
+
+    reads_files: ClassVar = False
 
     length: int = attrs.field(default=64, validator=attrs.validators.ge(1))
 

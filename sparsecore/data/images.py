@@ -220,6 +220,8 @@ class Dataset(Protocol):
 
     The plugin is a frozen attrs class with ``eq=False``. Its fields are the options of the data set, each with a
     default; ``sparsecore plugins`` shows the first line of its docstring. Loading twice gives the same arrays.
+
+    A class that needs no files says so by ``reads_files: ClassVar = False``; a ``--data-dir`` is then refused.
     """
 
     def load(self, folder: Path | None) -> Images:

@@ -273,6 +273,18 @@ class Experiment:
             "strategy": [strategy.table() for strategy in self.strategies],
         }
 
+    def check_folder(self) -> None:
+        """Check that the data set reads files where a folder with its files is given.
+
+        Raises:
+            InputError: it reads none, as its class says by ``reads_files``.
+        """
+        if self.data.dir is not None and not getattr(self.dataset.plugin, "reads_files", True):
+            raise InputError(
+                f"the data set {self.dataset.name!r} reads no files, and data.dir (--data-dir) is {self.data.dir!r}; "
+                "leave it out, or give the data set of these files (--data)"
+            )
+
     def engine(self, layout: Layout, arrays: Arrays) -> Engine:
         """The experiment's strategies over this layout.
 

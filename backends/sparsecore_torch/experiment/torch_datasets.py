@@ -82,6 +82,8 @@ class TorchDataset:
             InputError: the data set cannot be opened, or it is not one of images and labels.
         """
         root = folder if self.root is None else Path(self.root)
+        if folder not in (None, root):
+            raise InputError(f"data.root and data.dir (--data-dir) are two folders, {root} and {folder}; give one")
         self._check_used(root)
         for_training = transform_of(self.train_transforms, "data.train_transforms")
         for_tests = transform_of(self.test_transforms, "data.test_transforms")

@@ -91,9 +91,7 @@ def compose(request: ComparisonRequest) -> Composed:
     if {"model.name", "data.name"} & options.keys():
         networks = (_changed(network_for(networks, options), request, options),)
     else:
-        networks = tuple(
-            _changed(one, request, _without_other_backend(options, one)) for one in _available(networks, left_out)
-        )
+        networks = tuple(_changed(one, request, _applicable(options, one)) for one in _available(networks, left_out))
     counts = {"trials": request.trials, "tuning_runs": request.tuning_runs}
     counts = {name: count for name, count in counts.items() if count is not None}
     comparison = StrategyComparison.of(
@@ -241,10 +239,19 @@ def _changed(network: Network, request: ComparisonRequest, options: Mapping[str,
     )
 
 
-def _without_other_backend(options: Mapping[str, Any], network: Network) -> dict[str, Any]:
-    """Return the options without those of a backend if the network needs a certain one, as a module of PyTorch does."""
+def _applicable(options: Mapping[str, Any], network: Network) -> dict[str, Any]:
+    """Return the options that apply to a network of the default comparison.
+
+    Those of a backend do not if the network needs a certain one, as a module of PyTorch does, and the folder of files
+    does not if its data set reads none.
+    """
     keeps_own = "backend.name" in network.options
-    return {name: value for name, value in options.items() if not (keeps_own and name.startswith("backend."))}
+    reads_files = getattr(load("dataset", network.options["data.name"]), "reads_files", True)
+    return {
+        name: value
+        for name, value in options.items()
+        if not (keeps_own and name.startswith("backend.")) and (reads_files or name != "data.dir")
+    }
 
 
 def _with_held_out(comparison: StrategyComparison, network: Network) -> Network:
@@ -252,5 +259,7 @@ def _with_held_out(comparison: StrategyComparison, network: Network) -> Network:
     given = network.held_out
     options = network.options if given is None else {**network.options, "data.held_out": given}
     study = comparison.study(network, "tuning", options, [comparison.arms[0].arm({})])
-    images = images_of(experiment_of(study, trials_of(study)[0], Path()))
+    experiment = experiment_of(study, trials_of(study)[0], Path())
+    experiment.check_folder()
+    images = images_of(experiment)
     return network if given else attrs.evolve(network, held_out=max(1, len(images.train) // _HELD_OUT_SHARE))
