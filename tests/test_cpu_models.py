@@ -92,7 +92,7 @@ def test_modules_that_need_the_number_of_examples_as_an_integer_are_taken_over()
     token = torch.randn(1, 1, 6)
 
     def with_token(x: Any) -> Any:
-        x = torch.cat([token.expand(len(x), -1, -1), x.reshape(len(x), 2, 6)], 1)
+        x = torch.cat([token.expand(len(x), -1, -1), x.reshape(int(x.numel() / 12), 2, 6)], 1)
         return functional.gelu(x).reshape(len(x), -1)
 
     model = nn.Sequential(nn.Linear(5, 12), _Computed(with_token), nn.Linear(18, 4))
@@ -148,8 +148,14 @@ class _Computed(nn.Module):
         (lambda x: x.sum((0, 1)), "in inner: it combines the examples of a batch"),
         (lambda _: torch.ones(4), "does not depend on its input"),
         (lambda x: x / x.shape[0], "in inner: it computes with the number of examples"),
-        (lambda x: x + torch.full((4,), float(len(x))), "depend on the number of examples"),
+        (lambda x: x + torch.full((4,), float(len(x))), "in inner: it computes with the number of examples"),
         (lambda x: x if x.shape[0] < 50 else 2 * x, "something else for batches of more than 49 examples"),
+        (lambda x: x if len(x) < 50 else 2 * x, "something else for batches of more than 49 examples"),
+        (lambda x: x if int(x.shape[0]) ** 2 < 50 else 2 * x, "something else for batches of .* such as 8 examples"),
+        (lambda x: x if x.shape[0] != 20_000 else 2 * x, "something else for batches of .* such as 20000 examples"),
+        (lambda x: x if x.shape[0] % 3 else 2 * x, "something else for batches of .* such as 3 examples"),
+        (lambda x: x if x.shape[0] > 1 else 2 * x, "the predictions of one example are not those of the model"),
+        (lambda x: x * np.prod([len(x), 1]), r"cannot export .* len\(x\) does; x.shape\[0\] may help"),
         (lambda x: {"logits": x + 1}, "one tensor is taken over; this one returns dict"),
     ],
 )

@@ -91,7 +91,8 @@ class Predictor(Generic[N]):
 
         Raises:
             InputError: an operation of the module cannot be taken over, which the message names; it predicts each
-                example of a batch in dependence of the others; or one of the arguments is something else.
+                example of a batch in dependence of the others or of their number; or one of the arguments is something
+                else.
         """
         require("torch", extra="torch", purpose="taking over a PyTorch module")
         from sparsecore_cpu.inference.models.exporting import program_of

@@ -1,7 +1,7 @@
 """A PyTorch module as a program, through ``torch.export``; PyTorch is imported when a module is taken over."""
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 
 from sparsecore.errors import InputError
 from sparsecore_cpu.inference.models.aten import SPLITS, TRANSLATIONS
+from sparsecore_cpu.inference.models.batch_sizes import exported_for_any_batch, has_tensors
 from sparsecore_cpu.inference.models.program import Call, ModelProgram, Operand, Shape
 from sparsecore_cpu.inference.models.traced import Step, Traced, TranslationError
 from sparsecore_cpu.inference.network import FixedTensor
 
 _EXAMPLES = 3
 """The examples that a module is exported with, at least: sizes of 1 would be taken for sizes that are always 1."""
-
-_MOST_EXAMPLES = 2**31
-"""A module that asks for larger batches than a lower number of examples is not the same for all batches."""
 
 _OF_BATCH = "it computes with the number of examples of a batch, which are predicted independently of each other"
 
@@ -39,8 +37,8 @@ def program_of(model: Any, example: Any) -> ModelProgram:
     """
     check_given(model, example)
     with evaluation(model):
-        exported, sizes = _exported(model, several(example))
-    return _Translator(exported, sizes).program()
+        exported, shapes = exported_for_any_batch(model, several(example))
+    return _Translator(exported, shapes).program()
 
 
 def check_given(model: Any, example: Any) -> None:
@@ -104,92 +102,6 @@ def evaluation(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def _exported(model: Any, example: Any) -> tuple[Any, Mapping[Any, Any]]:
-    """The exported program, and the shapes of what each of its nodes computes.
-
-    A module that needs the number of examples as an integer is exported for two numbers, by which shapes are compared.
-    """
-    import torch
-
-    try:
-        exported = _export(model, example, ({0: torch.export.Dim.DYNAMIC},))
-        (batch,) = (node.meta["val"].shape[0] for node in exported.graph.nodes if _is_input(exported, node))
-        shapes = _shapes(exported, lambda value: [_multiple(size, batch) for size in value.shape])
-        most = exported.range_constraints[batch.node.expr].upper
-    except Exception as error:  # the exporter has many error classes
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    else:
-        if most < _MOST_EXAMPLES:
-            raise InputError(f"the model computes something else for batches of more than {most} examples")
-        return exported, shapes
-    try:
-        exported, other = _export(model, example), _export(model, torch.cat([example, example[:1]]))
-    except Exception as error:
-        raise InputError(
-            f"torch.export cannot export {type(model).__name__}: {first}. A model in sparse training is taken over "
-            "from export.squashed_copy(training)"
-        ) from error
-    return exported, _compared_shapes(exported, other, len(example))
-
-
-def _export(model: Any, example: Any, dynamic: Any = None) -> Any:
-    import warnings
-
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, of parts of torch that it uses
-        # a clone, because the exporter marks the tensor's sizes as dynamic for good
-        return torch.export.export(model, (example.clone(),), dynamic_shapes=dynamic).run_decompositions({})
-
-
-def _is_input(exported: Any, node: Any) -> bool:
-    return node.op == "placeholder" and node.name in exported.graph_signature.user_inputs
-
-
-def _multiple(size: Any, batch: Any) -> Any:
-    """A size that does not depend on the batch, or the negative number of times that it is the batch; else itself."""
-    if isinstance(size, int):
-        return size
-    times = size.node.expr / batch.node.expr
-    return -int(times) if times.is_Integer else size
-
-
-def _shapes(exported: Any, sizes: Callable[[Any], list[Any]]) -> dict[Any, Any]:
-    """The sizes of the tensor, or of each of the tensors, that a node computes."""
-    return {node: _of_tensors(node.meta["val"], sizes) for node in exported.graph.nodes if _has_tensors(node)}
-
-
-def _of_tensors(value: Any, function: Callable[[Any], Any]) -> Any:
-    return [function(one) for one in value] if isinstance(value, tuple | list) else function(value)
-
-
-def _compared_shapes(exported: Any, other: Any, examples: int) -> dict[Any, Any]:
-    """The shapes in a graph for so many examples, compared with those in one for one more."""
-    ones, others = list(exported.graph.nodes), list(other.graph.nodes)
-    if [_operation(node) for node in ones] != [_operation(node) for node in others]:
-        raise InputError("operations of the model, or numbers that they are given, depend on the number of examples")
-
-    def compared(one: Any, other: Any) -> list[Any]:
-        return [
-            size if size == more else -(size // examples) if size * (examples + 1) == more * examples else f"{size}"
-            for size, more in zip(one.shape, other.shape, strict=True)
-        ]
-
-    return {
-        node: [compared(*pair) for pair in zip(node.meta["val"], twin.meta["val"], strict=True)]
-        if isinstance(node.meta["val"], tuple | list)
-        else compared(node.meta["val"], twin.meta["val"])
-        for node, twin in zip(ones, others, strict=True)
-        if _has_tensors(node)
-    }
-
-
-def _operation(node: Any) -> tuple[str, list[Any]]:
-    """The name of an operation and the numbers that it is given, which are no sizes of a shape."""
-    return str(node.target), [one for one in (*node.args, *node.kwargs.values()) if isinstance(one, int | float)]
-
-
 class _Translator:
     """Translates an exported program node by node."""
 
@@ -232,7 +144,7 @@ class _Translator:
         """An operation."""
         if node.target is operator.getitem:
             self._traced[node] = self._traced[node.args[0]][node.args[1]]
-        elif not _has_tensors(node):
+        elif not has_tensors(node):
             return  # the number of examples, and what is computed of it: the shapes of outputs tell it
         elif self._is_constant(node):
             self._fold(node)
@@ -278,7 +190,7 @@ class _Translator:
 
     def _translate(self, node: Any) -> None:
         name = str(node.target)
-        if any(isinstance(one, type(node)) and not _has_tensors(one) for one in (*node.args, *node.kwargs.values())):
+        if any(isinstance(one, type(node)) and not has_tensors(one) for one in (*node.args, *node.kwargs.values())):
             raise self._refusal(node, _OF_BATCH)
         arguments = self._arguments(node)
         if name in SPLITS:
@@ -359,11 +271,6 @@ _BY_KIND = {
 def _flat(shapes: Any) -> list[Any]:
     """The sizes of one tensor or of several."""
     return [size for one in shapes for size in (one if isinstance(one, list) else [one])]
-
-
-def _has_tensors(node: Any) -> bool:
-    value = node.meta.get("val")
-    return hasattr(value, "dtype") or (isinstance(value, tuple | list) and all(hasattr(one, "dtype") for one in value))
 
 
 def _map(tree: Any, function: Any) -> Any:
