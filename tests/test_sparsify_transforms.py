@@ -73,6 +73,14 @@ def test_functional_calls_accept_other_values(storage, kernels):
         for name, parameter in plain.named_parameters():
             parameter.copy_(0.5 * training.masks().get(name, torch.ones(())))
     torch.testing.assert_close(torch.func.functional_call(model, other, (x,)), plain(x))
+    if storage == "compact":
+        before = model(x)
+        for weight in (torch.ones(6, 6), nn.Parameter(torch.ones(6, 6))):
+            with pytest.raises(InputError, match=r"the weight of this Linear is in compact storage, .* sparse_values"):
+                torch.func.functional_call(model, {"0.weight": weight}, (x,))
+        with pytest.raises(InputError, match=r"weight of this Linear .* drawn anew"):
+            model[0].reset_parameters()
+        torch.testing.assert_close(model(x), before)
 
     def loss(parameters):
         return torch.func.functional_call(model, parameters, (x,)).square().sum()

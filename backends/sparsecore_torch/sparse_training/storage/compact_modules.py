@@ -216,8 +216,37 @@ def _reading(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Modul
     """Return the class of modules that make these attributes when they are read."""
     dtype_of = _stored_dtype if issubclass(cls, _NOT_AUTOCAST) else _computing_dtype
     readers = {name: _reader(name, dtype_of) for name in attributes}
-    body = {**readers, "requires_grad_": _requires_grad, "__prepare_scriptable__": refuse_script}
+    body = {**readers, **_refused_writes(cls, frozenset(attributes))}
+    body |= {"requires_grad_": _requires_grad, "__prepare_scriptable__": refuse_script}
     return type(f"Compact{cls.__name__}", (cls,), body)
+
+
+def _refused_writes(cls: type[nn.Module], attributes: frozenset[str]) -> dict[str, Callable[..., None]]:
+    """Return the methods by which attributes are set, deleted and drawn anew, which refuse the weights."""
+
+    def refuse(module: nn.Module, name: str) -> None:
+        values = module.__dict__[_COMPACT].weights.values_name
+        raise InputError(
+            f"the {name} of this {cls.__name__} is in compact storage, made of the model's Parameter {values} whenever "
+            f"it is read, and cannot be replaced, deleted or drawn anew; torch.func.functional_call takes {values}. "
+            "For anything else take storage='masked'"
+        )
+
+    def set_attribute(module: nn.Module, name: str, value: Any) -> None:
+        if name in attributes:
+            refuse(module, name)
+        cls.__setattr__(module, name, value)
+
+    def delete_attribute(module: nn.Module, name: str) -> None:
+        if name in attributes:
+            refuse(module, name)
+        cls.__delattr__(module, name)
+
+    def reset_parameters(module: nn.Module) -> None:
+        refuse(module, ", ".join(sorted(attributes)))
+
+    methods: dict[str, Callable[..., None]] = {"__setattr__": set_attribute, "__delattr__": delete_attribute}
+    return {**methods, "reset_parameters": reset_parameters} if hasattr(cls, "reset_parameters") else methods
 
 
 def _requires_grad(module: nn.Module, requires_grad: bool = True) -> nn.Module:
