@@ -1,5 +1,7 @@
 """Models that are compiled into regions compute what they compute with masks: outputs, gradients, whole runs."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,40 @@ def test_regions_leave_no_layer_of_their_kind_to_torch():
         (made,) = training.routes.cuts
         assert not made.breaks, name
         assert sum(len(region.tensors) for region in made.regions) == len(training.topology.layout.names)
+
+
+def test_large_dense_layers_before_and_behind_all_sparse_ones_are_left_to_torch():
+    class Framed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before, self.between, self.behind = nn.Linear(256, 256), nn.Linear(256, 256), nn.Linear(256, 300)
+            self.first, self.second, self.small = nn.Linear(256, 256), nn.Linear(256, 256), nn.Linear(256, 10)
+
+        def forward(self, x):
+            x = self.first(functional.relu(self.before(x)))
+            x = functional.relu(self.second(functional.relu(self.between(x))))
+            return functional.relu(self.behind(x)).flatten(1), self.small(x)
+
+    torch.manual_seed(0)
+    model, x = Framed(), torch.randn(6, 256)
+    plain = copy.deepcopy(model)
+    training = sparse(model, include=["first.weight", "second.weight"])
+    plain.load_state_dict(model.state_dict())
+    out, expected = model(x), plain(x)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    sum(one.square().sum() for one in out).backward()
+    sum(one.square().sum() for one in expected).backward()
+    masks = training.masks()
+    for name, parameter in plain.named_parameters():
+        gradient = parameter.grad * masks[name] if name in masks else parameter.grad
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-3, atol=1e-4, msg=name)
+    (made,) = training.routes.cuts
+    (region,) = made.regions
+    linear = [
+        [node for node in graph.nodes if node.target is functional.linear]
+        for graph in (made.module.graph, region.graph.graph)
+    ]
+    assert [len(nodes) for nodes in linear] == [2, 4]
 
 
 class Dropping(nn.Module):
