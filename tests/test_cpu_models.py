@@ -159,11 +159,14 @@ class _Computed(nn.Module):
         (lambda x: {"logits": x + 1}, "one tensor is taken over; this one returns dict"),
     ],
 )
-def test_what_cannot_be_taken_over_is_refused_by_name(function: Callable[[Any], Any], sentence: str) -> None:
+def test_what_cannot_be_taken_over_is_refused_by_name_and_nothing_else_is_printed(
+    function: Callable[[Any], Any], sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     model = nn.Sequential()
     model.add_module("inner", _Computed(function))
     with pytest.raises(InputError, match=sentence):
         Predictor.of_model(model, torch.randn(2, 4))
+    assert not "".join(capfd.readouterr())
 
 
 def test_operations_on_numbers_of_words_are_refused() -> None:

@@ -1,8 +1,9 @@
 """Exports a PyTorch module for batches of any size, and refuses one that computes something else for some of them."""
 
+import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from sparsecore.errors import InputError
@@ -60,7 +61,7 @@ def _export(model: Any, example: Any, *, reads_code: bool) -> Any:
     import torch
 
     dynamic = ({0: torch.export.Dim.DYNAMIC},)
-    with warnings.catch_warnings(), _silent_guards(), _without_fast_path():
+    with warnings.catch_warnings(), _quiet(), _without_fast_path():
         warnings.simplefilter("ignore")  # the exporter's own, of parts of torch that it uses
         # a clone, because the exporter marks the tensor's sizes as dynamic for good
         exported = torch.export.export(model, (example.clone(),), dynamic_shapes=dynamic, strict=reads_code)
@@ -68,18 +69,21 @@ def _export(model: Any, example: Any, *, reads_code: bool) -> Any:
 
 
 @contextmanager
-def _silent_guards() -> Iterator[None]:
-    """No log of conditions that the exporter cannot keep: its error says so, too."""
-    logger = logging.getLogger("torch._guards")
+def _quiet() -> Iterator[None]:
+    """Neither logs nor prints what the exporter cannot do, with whole graphs: its error says the same."""
+    loggers = [logging.getLogger(name) for name in ("torch._guards", "torch.fx.experimental.symbolic_shapes")]
 
     def drop(_: logging.LogRecord) -> bool:
         return False
 
-    logger.addFilter(drop)
+    for logger in loggers:
+        logger.addFilter(drop)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
-        logger.removeFilter(drop)
+        for logger in loggers:
+            logger.removeFilter(drop)
 
 
 @contextmanager
