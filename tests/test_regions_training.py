@@ -138,9 +138,10 @@ def test_models_are_freed_with_all_that_was_compiled():
     assert kept[0]() is None
 
 
-def test_several_threads_call_one_model():
+@pytest.mark.parametrize("storage", STORAGES)
+def test_several_threads_call_one_model(storage):
     model, inputs = MODELS["residual"]()
-    sparse(model)
+    sparse(model, storage=storage)
     model.eval()
     expected = model(*inputs).detach()
     failed = []

@@ -21,7 +21,7 @@ from sparsecore_torch._torch_internals.modules import own_parameters, remove_mod
 from sparsecore_torch._torch_internals.tensors import write_count
 from sparsecore_torch.arrays import active_indices, as_tensor, gather
 from sparsecore_torch.sparse_training.storage.dense_gradients import DenseGradients
-from sparsecore_torch.sparse_training.storage.joined_gradients import GradientMemory, JoinedGradient, split
+from sparsecore_torch.sparse_training.storage.joined_gradients import ForwardPass, GradientMemory, JoinedGradient, split
 from sparsecore_torch.sparse_training.storage.materialization import Remaker, is_dense, scattered, transformable
 from sparsecore_torch.sparse_training.storage.saved_tensors import SavedTensors
 
@@ -73,9 +73,8 @@ class CompactWeights:
         _by_key[self.key] = self
         self._known_version = 0  # of the values of a copy: that of new tensors
         self._saved = SavedTensors()
-        self._pieces: tuple[Tensor, ...] = ()
         self._memory = GradientMemory()
-        self._joined: JoinedGradient | None = None
+        self._running = ForwardPass()
         self._hooks: tuple[int, ...] = ()
         # torch.compile compiles the code before and after these, and calls them as they are
         self.dense: Callable[[int, Callable[[Tensor], torch.dtype]], Tensor] = untraced(self._dense)
@@ -229,15 +228,15 @@ class CompactWeights:
         """Before a forward pass of the model: split the values once, so that gradients are joined once."""
         self.check()
         if are_transforms_active():  # transforms allow neither functions of our own nor saved-tensor hooks
-            self._pieces = torch.split(self.values, self.topology.counts.tolist())
+            self._running.pieces = torch.split(self.values, self.topology.counts.tolist())
             return
-        self._joined = JoinedGradient(self.topology.bounds, self._memory)
-        self._pieces = split(self.values, self._joined)
+        self._running.joined = JoinedGradient(self.topology.bounds, self._memory)
+        self._running.pieces = split(self.values, self._running.joined)
         self._saved.install()
 
     def _end(self) -> None:
         """After a forward pass of the model, also one that has raised."""
-        self._pieces, self._joined = (), None
+        self._running.pieces, self._running.joined = (), None
         self._saved.remove()
 
     def is_full(self, index: int) -> bool:
@@ -295,8 +294,8 @@ class CompactWeights:
             (N_i,), a view of the values; within a forward pass of the model, a piece of one common split.
         """
         # pieces made without gradients cannot be differentiated; a layer called by itself has none
-        if self._pieces and (self._pieces[index].grad_fn or not torch.is_grad_enabled()):
-            return self._pieces[index]
+        if self._running.pieces and (self._running.pieces[index].grad_fn or not torch.is_grad_enabled()):
+            return self._running.pieces[index]
         bounds = self.topology.bounds
         return self.values[bounds[index] : bounds[index + 1]]
 
@@ -309,7 +308,7 @@ class CompactWeights:
         Returns:
             Uninitialized, (N_i,); None outside of forward passes, and where it has been given away before.
         """
-        return None if self._joined is None else self._joined.part(index)
+        return None if self._running.joined is None else self._running.joined.part(index)
 
     def differentiated(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         """Return what the dense tensors of these indices are made of now, and their gradients are asked for of.
@@ -317,8 +316,8 @@ class CompactWeights:
         Args:
             indices: of the tensors in the layout.
         """
-        if self._pieces and all(piece.grad_fn for piece in self._pieces):
-            return tuple(self._pieces[index] for index in indices)
+        if self._running.pieces and all(piece.grad_fn for piece in self._running.pieces):
+            return tuple(self._running.pieces[index] for index in indices)
         return (self.values,)
 
     def several_entries(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
@@ -331,7 +330,7 @@ class CompactWeights:
             (N_i,) for each, whose gradients are joined once.
         """
         self.check()
-        if self._pieces:
+        if self._running.pieces:
             return tuple(map(self.entries, indices))
         # a slice of each would make a gradient of all values for each
         pieces = torch.split(self.values, self.topology.counts.tolist())

@@ -3,6 +3,7 @@
 Without it autograd would join the gradients of all tensors into a new vector in each step.
 """
 
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -103,6 +104,18 @@ class JoinedGradient:
             elif index not in parts:
                 part.copy_(gradient)
         return joined
+
+
+class ForwardPass(threading.local):
+    """The forward pass that runs in this thread: others may run beside it.
+
+    Attributes:
+        pieces: the values of each tensor, of one common split; none outside of forward passes.
+        joined: the memory of their gradients; None outside of forward passes.
+    """
+
+    pieces: tuple[Tensor, ...] = ()
+    joined: JoinedGradient | None = None
 
 
 def _is_plain(gradient: Tensor | None) -> bool:

@@ -1,5 +1,6 @@
 """Saved-tensor hooks that keep dense weights out of what autograd saves: they are made again in the backward pass."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,7 @@ class SavedTensors:
     def __init__(self) -> None:
         # by the identity of the storage; while there is a weak reference to a storage, no other gets its identity
         self._weights: dict[int, _DenseWeight] = {}
-        self._hooks: list[saved_tensors_hooks] = []
-        self._outer: SavedTensorHooks | None = None
+        self._installed = _Installed()
 
     def remade_by(self, remake: Remake, dense: Tensor) -> Tensor:
         """Register a dense weight that is to be made again in the backward pass instead of being kept.
@@ -40,7 +40,9 @@ class SavedTensors:
         """
         if dense.requires_grad:
             self._weights = {
-                address: weight for address, weight in self._weights.items() if not weight.storage.expired()
+                address: weight
+                for address, weight in list(self._weights.items())  # other threads may add to it
+                if not weight.storage.expired()
             }
             storage = _weakly(dense.untyped_storage())
             self._weights[storage.cdata] = _DenseWeight(storage, remake, write_count(dense))
@@ -50,15 +52,15 @@ class SavedTensors:
         """Install the saved-tensor hooks."""
         self.remove()  # an interrupt, which is no Exception, may have left them installed
         # only the innermost hooks are called: those of a checkpoint around the model get what is none of its weights
-        self._outer = innermost_saved_tensor_hooks()
+        self._installed.outer = innermost_saved_tensor_hooks()
         hooks = saved_tensors_hooks(untraced(self._pack), untraced(_unpack))
         hooks.__enter__()
-        self._hooks.append(hooks)
+        self._installed.hooks.append(hooks)
 
     def remove(self) -> None:
         """Remove the saved-tensor hooks."""
-        while self._hooks:
-            self._hooks.pop().__exit__()
+        while self._installed.hooks:
+            self._installed.hooks.pop().__exit__()
 
     def _pack(self, tensor: Tensor) -> "_Kept | _Dropped | _Packed":
         if tensor.layout is not torch.strided:  # it has no storage of its own to be known by
@@ -69,10 +71,23 @@ class SavedTensors:
         return _Dropped(weight.remake, tensor.size(), tensor.stride(), tensor.storage_offset())
 
     def _keep(self, tensor: Tensor) -> "_Kept | _Packed":
-        if self._outer is None:
+        if self._installed.outer is None:
             return _Kept(tensor.detach(), write_count(tensor))
-        pack, unpack = self._outer
+        pack, unpack = self._installed.outer
         return _Packed(pack(tensor.detach()), unpack)
+
+
+class _Installed(threading.local):
+    """The hooks in this thread: torch keeps those of each thread by themselves.
+
+    Attributes:
+        hooks: those that are installed.
+        outer: those around the model.
+    """
+
+    def __init__(self) -> None:
+        self.hooks: list[saved_tensors_hooks] = []
+        self.outer: SavedTensorHooks | None = None
 
 
 @attrs.frozen(eq=False)
