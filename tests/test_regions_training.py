@@ -138,6 +138,23 @@ def test_models_are_freed_with_all_that_was_compiled():
     assert kept[0]() is None
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_several_trainings_of_a_model_share_its_regions_and_end_in_any_order(order):
+    model, inputs = MODELS["residual"]()
+    names = [name for name, one in model.named_parameters() if one.ndim > 1]
+    own = {0: names[:2], 1: names[2:]}
+    trainings = [sparse(model, include=included) for included in own.values()]
+    for ended in (None, *order):
+        if ended is not None:
+            trainings[ended].squash()
+            del own[ended]
+        expected = copy.deepcopy(model)(*inputs)
+        torch.testing.assert_close(model(*inputs), expected, rtol=1e-4, atol=1e-5)
+        for number in own:
+            regions = [one for made in trainings[number].routes.cuts for one in made.regions]
+            assert {name for one in regions for name in one.tensors} == {name for one in own.values() for name in one}
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 def test_several_threads_call_one_model(storage):
     model, inputs = MODELS["residual"]()

@@ -19,7 +19,8 @@ from sparsecore_torch.sparse_training.regions.decisions import Decisions
 from sparsecore_torch.sparse_training.storage.storage import Storage
 from sparsecore_torch.tensors import is_sharded
 
-if TYPE_CHECKING:  # it imports the kernels
+if TYPE_CHECKING:  # they import the kernels
+    from sparsecore_torch.sparse_training.regions.compilation import CompiledModel
     from sparsecore_torch.sparse_training.regions.graph import Cut
 
 _SHOWN = 8
@@ -29,6 +30,8 @@ _SHOWN = 8
 @attrs.frozen(eq=False, repr=False)
 class Routes:
     """Which sparse tensors the sparse kernels multiply by, and why not by the others; ``print`` shows both.
+
+    Several trainings of one model share its regions, and what is decided on them.
 
     Attributes:
         sparse: the names of the tensors in layers that the sparse kernels can compute.
@@ -124,10 +127,13 @@ def _choose_dense(model: nn.Module, selection: Selection) -> Choice:
 def _choose_sparse(model: nn.Module, selection: Selection) -> Choice:
     _check_device(selection)
     kernels = _kernels_on_threads_of_torch()
+    from sparsecore_torch.sparse_training.regions.compilation import CompiledModel
+
     uses = _weight_uses(model, selection)
-    routes = _routes_of(uses)
+    compiled = CompiledModel.of(model) if _has_plain_forward(model) else None
+    routes = _routes_of(uses, compiled)
     supported = [use for use in uses if use.obstacle is None]
-    return Choice(routes, lambda storage, topology: _routed(model, supported, kernels, routes, storage, topology))
+    return Choice(routes, lambda storage, topology: _routed(compiled, supported, kernels, routes, storage, topology))
 
 
 KERNELS: Mapping[str, Choose] = MappingProxyType({"dense": _choose_dense, "sparse": _choose_sparse})
@@ -170,14 +176,16 @@ def _iterate_uses(model: nn.Module, tensors: Mapping[int, str]) -> Iterator[_Wei
                 yield _WeightUse(module, attribute, name, tensors[id(parameter)])
 
 
-def _routes_of(uses: tuple[_WeightUse, ...]) -> Routes:
+def _routes_of(uses: tuple[_WeightUse, ...], compiled: "CompiledModel | None") -> Routes:
     obstacles = {use.name: use.obstacle for use in uses}
     sparse = tuple(name for name, obstacle in obstacles.items() if obstacle is None)
     left_out = {name: obstacle for name, obstacle in obstacles.items() if obstacle is not None}
     if not sparse:
         reasons = listed([f"{name} ({why})" for name, why in left_out.items()], _SHOWN)
         raise InputError(f"no layer can run through the sparse kernels: {reasons}; take kernels='dense'")
-    return Routes(sparse, MappingProxyType(left_out))
+    if compiled is None:
+        return Routes(sparse, MappingProxyType(left_out))
+    return Routes(sparse, MappingProxyType(left_out), compiled.decisions, compiled.cuts)
 
 
 def _has_plain_forward(model: nn.Module) -> bool:
@@ -186,16 +194,19 @@ def _has_plain_forward(model: nn.Module) -> bool:
 
 
 def _routed(
-    model: nn.Module, uses: list[_WeightUse], kernels: Any, routes: Routes, storage: Storage, topology: Topology
+    compiled: "CompiledModel | None",
+    uses: list[_WeightUse],
+    kernels: Any,
+    routes: Routes,
+    storage: Storage,
+    topology: Topology,
 ) -> Storage:
     from sparsecore_torch.sparse_training.kernels.functions import Convolutions, LayerKind, LinearLayers
     from sparsecore_torch.sparse_training.kernels.modules import Route, RoutedStorage
-    from sparsecore_torch.sparse_training.regions.compilation import CompiledModel
 
     kinds: dict[int, LayerKind] = {4: Convolutions(kernels), 2: LinearLayers(kernels)}
     dimensions = {name: len(shape) for name, shape in zip(topology.layout.names, topology.layout.shapes, strict=True)}
     layers = [Route(use.module, use.tensor, kinds[dimensions[use.tensor]], topology, routes.decisions) for use in uses]
-    compiled = CompiledModel(model, routes.decisions, routes.cuts) if _has_plain_forward(model) else None
     return RoutedStorage(storage, layers, compiled)
 
 

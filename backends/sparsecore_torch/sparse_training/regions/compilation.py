@@ -40,18 +40,54 @@ def sparsecore(module: fx.GraphModule, examples: Sequence[Any], **_: Any) -> Cal
 
 @final
 class CompiledModel:
-    """Compiles the forward pass of a model into regions, in place.
+    """Compiles the forward pass of a model into regions, in place, for one training of it or several.
 
     Args:
         model: whose class has the forward pass; its hooks and its state stay as they are.
+
+    Attributes:
         decisions: whether the kernels compute the regions.
-        cuts: receives each graph that is compiled.
+        cuts: the graphs that have been compiled.
     """
 
-    def __init__(self, model: nn.Module, decisions: Decisions, cuts: list[Cut]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         # torch keeps what it has compiled as long as the class exists, and nothing of that may keep the model
         self._model = weakref.ref(model)
         self._forward: Callable[..., Any] = type(model).forward
+        self._trainings = 0
+        self.decisions = Decisions()
+        self.cuts: list[Cut] = []
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "CompiledModel":
+        """The compilation that a model has by another training of it, or a new one, which is not installed."""
+        found: CompiledModel | None = model.__dict__.get(_COMPILED)
+        return cls(model) if found is None else found
+
+    def install(self) -> None:
+        """Let the model run in regions from now on, with the sparse tensors of one more training."""
+        model: Any = self._model()
+        if not self._trainings:
+            model.__dict__[_COMPILED] = self
+            cls: Any = type(model)
+            model.__class__ = _compiled_class(cls)
+        self._trainings += 1
+        self._begin_anew()
+
+    def uninstall(self) -> None:
+        """Make the model what it was without one of the trainings."""
+        self._trainings -= 1
+        if self._trainings:
+            self._begin_anew()
+            return
+        model: Any = self._model()
+        del model.__dict__[_COMPILED]
+        model.__class__ = type(model).__bases__[0]
+
+    def _begin_anew(self) -> None:
+        """Compile the model at its next call: other tensors are sparse now."""
+        self.cuts.clear()
+        cuts, decisions = self.cuts, self.decisions
 
         def cut_graph(module: fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
             made = cut(module, examples, decisions)
@@ -59,19 +95,6 @@ class CompiledModel:
             return made.module
 
         self._compiled = compiled_apart(self._forward, cut_graph)
-
-    def install(self) -> None:
-        """Let the model run in regions from now on."""
-        model: Any = self._model()
-        model.__dict__[_COMPILED] = self
-        cls: Any = type(model)
-        model.__class__ = _compiled_class(cls)
-
-    def uninstall(self) -> None:
-        """Make the model what it was."""
-        model: Any = self._model()
-        del model.__dict__[_COMPILED]
-        model.__class__ = type(model).__bases__[0]
 
     def runs(self, model: nn.Module) -> bool:
         """Return whether this is the model that was compiled, and no copy of it that has its attributes."""
