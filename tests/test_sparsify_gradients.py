@@ -26,6 +26,7 @@ from torch import nn
 from sparsecore.engine.hooks import hookimpl
 from sparsecore.toolbox.ranking import largest_free
 from sparsecore_torch import sparsify
+from sparsecore_torch.sparse_training import export
 
 
 @pytest.mark.parametrize("strange", [math.nan, math.inf, -math.inf])
@@ -88,6 +89,37 @@ def test_strategies_that_grow_by_gradient_see_all_of_it(way):
             for name in before.layout.names:
                 np.testing.assert_allclose(strategy.seen[-1][name], expected[name], rtol=1e-4, atol=1e-6)
     assert training.updates == len(strategy.seen) == 2
+
+
+@attrs.frozen(eq=False)
+class Pull:
+    """An L1 term of the loss."""
+
+    @hookimpl
+    def perturb_gradient(self, values, weight_gradient):
+        return weight_gradient + 0.5 * values.sign()
+
+
+class DecaysInGradients(torch.optim.SGD):
+    """Adds its weight decay to the gradients themselves, as many optimizers do."""
+
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad.add_(parameter.detach(), alpha=0.5)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_what_strategies_and_the_optimizer_do_to_gradients_before_a_step_is_not_in_dense_ones(storage):
+    model, strategy = mlp(), GrowByGradient()
+    optimizer = DecaysInGradients(model.parameters(), lr=0.05)
+    stack = [often(every=1), strategy, Pull()]
+    training = sparsify(model, optimizer, strategy=stack, sparsity=0.75, storage=storage)
+    for number in range(2):
+        expected = dense_gradients(export.squashed_copy(training), number)
+        train(model, optimizer, [number])
+        for name, seen in strategy.seen[-1].items():
+            np.testing.assert_allclose(seen, expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_gradient_growth_takes_the_steepest_free_positions():

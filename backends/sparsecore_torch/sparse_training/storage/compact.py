@@ -167,9 +167,12 @@ class CompactStorage:
         if self._weights.dense_gradients is not None:
             self._weights.dense_gradients.close()
         self._weights.dense_gradients = None
-        self._kept.is_expected, self._kept.copy = active, None
-        if dense or candidates is not None:
-            self._weights.dense_gradients = DenseGradients(self._weights.values, self._weights.topology, candidates)
+        has_inactive = dense or candidates is not None
+        self._kept.is_expected, self._kept.copy = active or has_inactive, None
+        if has_inactive:
+            self._weights.dense_gradients = DenseGradients(
+                self._weights.values, self._kept, self._weights.topology, candidates
+            )
 
     def active_gradient(self) -> Tensor:
         """Return the gradients of the values in the last step, (N,), at least float32; zeros where none has arrived."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from sparsecore.engine.topology import Topology
 from sparsecore_torch._torch_internals.compilation import untraced
+from sparsecore_torch._torch_internals.optimizers import is_within_own_step
 from sparsecore_torch.arrays import gather_active
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
 
@@ -25,12 +26,16 @@ class DenseGradients:
 
     Args:
         values: the Parameter whose gradient is followed.
+        kept: the gradient of the values when the optimizer was about to step.
         topology: the active positions.
         candidates: the inactive positions whose gradients are asked for; None for all.
     """
 
-    def __init__(self, values: Parameter, topology: Topology, candidates: Topology | None = None) -> None:
+    def __init__(
+        self, values: Parameter, kept: "KeptGradient", topology: Topology, candidates: Topology | None = None
+    ) -> None:
         self._values = values
+        self._kept_gradient = kept
         self._topology = topology
         self._candidates = candidates
         self._sums: dict[int, Tensor] = {}
@@ -121,7 +126,7 @@ class DenseGradients:
         """Return the factor by which the gradient of the values has been multiplied since the passes; on the device."""
         ours = torch.cat([self._active_entries(index) for index in range(len(self._topology.layout))])
         one = ours.new_ones((), dtype=torch.float64)
-        theirs = self._values.grad
+        theirs = self._kept_gradient.copy
         if theirs is None:
             return one
         lost = ~(theirs.isfinite() & ours.isfinite())
@@ -144,7 +149,8 @@ class DenseGradients:
 class KeptGradient:
     """Copies the gradient of the values when the optimizer is about to step, in steps in which that is expected.
 
-    By then it is complete, unscaled and clipped; what strategies do to it afterwards is not in the copy.
+    By then it is complete, unscaled and clipped; what strategies and the optimizer do to it afterwards is not in the
+    copy.
 
     Attributes:
         is_expected: whether the next step's gradient is copied.
@@ -166,7 +172,9 @@ class KeptGradient:
         self._handle.remove()
 
     def _before_step(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
-        return after_closure(given, named, lambda: self._keep(optimizer)) if self.is_expected else None
+        if not self.is_expected or is_within_own_step(optimizer):
+            return None
+        return after_closure(given, named, lambda: self._keep(optimizer))
 
     @torch.no_grad()
     def _keep(self, optimizer: Optimizer) -> None:

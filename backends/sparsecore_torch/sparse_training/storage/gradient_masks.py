@@ -13,6 +13,7 @@ from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 from sparsecore_torch._torch_internals.autograd import are_transforms_active, is_accumulating, is_batched, tensor_hooks
 from sparsecore_torch._torch_internals.compilation import untraced
+from sparsecore_torch._torch_internals.optimizers import is_within_own_step
 from sparsecore_torch._torch_internals.tensors import write_count
 from sparsecore_torch.arrays import TorchArrays, put_entries
 from sparsecore_torch.sparse_training.optimizers.step_hooks import Given, after_closure
@@ -349,13 +350,16 @@ class GradientMasker:
         return accumulated
 
     def _before_step(self, optimizer: Optimizer, given: tuple[Any, ...], named: dict[str, Any]) -> Given | None:
-        return after_closure(given, named, lambda: self._prepare(optimizer))
+        # a step may change gradients before it calls that of its base class
+        is_kept = (self._dense or self._picks.are_expected) and not is_within_own_step(optimizer)
+        return after_closure(given, named, lambda: self._prepare(optimizer, is_kept=is_kept))
 
     @torch.no_grad()
-    def _prepare(self, optimizer: Optimizer) -> None:
-        self._pick(optimizer)
-        if self._dense:
-            self._keep_dense(optimizer)
+    def _prepare(self, optimizer: Optimizer, *, is_kept: bool) -> None:
+        if is_kept:
+            self._pick(optimizer)
+            if self._dense:
+                self._keep_dense(optimizer)
         for name, parameter in self._parameters.items():
             gradient = None if self._in_place else parameter.grad
             if gradient is not None and not self._is_masked(name, gradient):
