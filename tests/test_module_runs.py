@@ -31,7 +31,8 @@ pytestmark = pytest.mark.usefixtures("quick_runs")
 SAME = ("checkpoint.safetensors", "metrics.jsonl", "reallocations.jsonl", "tensors.json", "experiment.toml")
 RIGL = ("--strategy", "rigl", "--set", "strategy.schedule={steps=2}", "--sparsity", "0.7")
 IN_GRADIENT = (
-    *("--strategy", "gradient-deepr", "--set", "strategy.schedule={steps=2}", "--set", "strategy.temperature=1e-2"),
+    *("--strategy", "gradient-deepr", "--strategy", "momentum-growth"),
+    *("--set", "strategy.gradient-deepr.schedule={steps=2}", "--set", "strategy.gradient-deepr.temperature=1e-2"),
     *("--set", "training.weight_decay=5e-4", "--sparsity", "0.7"),
 )
 
@@ -72,6 +73,7 @@ def test_a_run_is_the_training_that_sparsify_gives(folder: Path, tmp_path: Path,
     from sparsecore.strategy import Every, as_amount
     from sparsecore_strategies.dpr import DynamicReallocation
     from sparsecore_strategies.gradient_deepr import GradientDeepRewiring
+    from sparsecore_strategies.momentum_growth import MomentumGrowth
     from sparsecore_strategies.rigl import RigL
 
     torch.manual_seed(1)
@@ -87,7 +89,8 @@ def test_a_run_is_the_training_that_sparsify_gives(folder: Path, tmp_path: Path,
     strategies = {
         "dpr": DynamicReallocation(target=as_amount("20%"), schedule=schedule),
         "rigl": RigL(schedule=schedule),
-        "gradient-deepr": GradientDeepRewiring(temperature=1e-2, schedule=schedule),
+        # the momentum is that of the loss's gradients alone
+        "gradient-deepr": [GradientDeepRewiring(temperature=1e-2, schedule=schedule), MomentumGrowth()],
     }
     topology, model = of_sparsify(folder, weights, strategies[arguments[1]])
     assert result(run)["topology_sha256"] == topology

@@ -62,7 +62,8 @@ class ModuleLearner(BatchLearner):
         choices = dict.fromkeys(self._sparse, task.young) if task.corrects_young_weights else {}
         self._young = YoungSteps(choices, [share], [self._storage], task.topology)
         self._forward = config.execution.module(self._module)
-        self._has_stepped = False
+        self._has_stepped = self._is_dense = False
+        self._loss_gradients: dict[str, Tensor] = {}
         forget_drawn_values()
 
     @property
@@ -86,7 +87,8 @@ class ModuleLearner(BatchLearner):
         config, totals = self._config, RunningTotals(self._config.device)
         part = config.parallel.part(batch)
         self._module.train()
-        self._has_stepped = False
+        self._has_stepped, self._is_dense = False, dense
+        self._loss_gradients.clear()
         self._storage.expect_gradient(dense=dense)
         self._optimizer.zero_grad(set_to_none=True)
         with config.computing(), config.parallel.communicating():
@@ -135,6 +137,8 @@ class ModuleLearner(BatchLearner):
             ) from error
 
     def _dense_gradient(self, name: str) -> Tensor:
+        if name in self._loss_gradients:
+            return self._loss_gradients[name]
         # the optimizer's step masks the gradients, of which the storage then has a copy
         if self._has_stepped:
             return self._storage.gradient(name)
@@ -180,6 +184,8 @@ class ModuleLearner(BatchLearner):
             InputError: it has another shape.
         """
         check_shape("weight_gradient", weight_gradient, (self._topology.size,))
+        if self._is_dense:  # strategies are given those of the loss
+            self._loss_gradients = {name: self._dense_gradient(name).clone() for name in self._sparse}
         self._storage.set_weight_gradient(weight_gradient)
 
     def momentum(self, name: str) -> Tensor | None:
