@@ -150,6 +150,10 @@ def test_exports_compute_the_same_or_say_what_to_export(storage, kernels):
         for module in (model, nn.Sequential(model)):
             with pytest.raises(InputError, match=r"torch\.jit\.script .*squashed_copy"):
                 torch.jit.script(module)
+            with pytest.raises(InputError, match=r"torch\.fx\.symbolic_trace .*squashed_copy"):
+                torch.fx.symbolic_trace(module)
+    else:
+        torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), expected)
     if storage == "compact":
         with pytest.raises(InputError, match=r"torch\.jit\.trace .*squashed_copy.*to_onnx"):
             torch.jit.trace(model, (x,))

@@ -245,6 +245,18 @@ def test_tracing_is_noticed():
     assert states == [False, True], says("_get_tracing_state is None while torch.jit.trace runs")
 
 
+def test_symbolic_tracing_is_noticed():
+    states = []
+
+    def note(x):
+        states.append(autograd.is_symbolically_tracing())
+        return x * 2
+
+    note(torch.ones(2))
+    torch.fx.symbolic_trace(note)
+    assert states == [False, True], says("is_fx_symbolic_tracing is False while torch.fx.symbolic_trace runs")
+
+
 def test_batched_gradients_are_recognised():
     weight = nn.Parameter(torch.ones(2))
     answers = []

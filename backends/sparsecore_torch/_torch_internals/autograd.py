@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -80,6 +81,11 @@ def is_mode_active() -> bool:
 def is_tracing() -> bool:
     """Return whether ``torch.jit.trace`` runs the current code."""
     return torch._C._get_tracing_state() is not None
+
+
+def is_symbolically_tracing() -> bool:
+    """Return whether ``torch.fx.symbolic_trace`` runs the current code."""
+    return is_fx_symbolic_tracing()
 
 
 def is_batched(tensor: Tensor) -> bool:

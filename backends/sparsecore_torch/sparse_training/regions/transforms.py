@@ -1,18 +1,28 @@
-"""Refuses what layers that run through the sparse kernels have not: transforms, and second derivatives."""
+"""Refuses what layers that run through the sparse kernels have not: transforms, recordings, and second derivatives."""
 
 import torch
 from torch import Tensor
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals.autograd import are_transforms_active, is_batched, is_forward_mode_active
+from sparsecore_torch._torch_internals.autograd import (
+    are_transforms_active,
+    is_batched,
+    is_forward_mode_active,
+    is_symbolically_tracing,
+)
 
 
 def check_untransformed() -> None:
-    """Check that no transform of ``torch.func`` runs, and no forward mode.
+    """Check that no transform of ``torch.func`` runs, no forward mode and no ``torch.fx.symbolic_trace``.
 
     Raises:
         InputError: one does.
     """
+    if is_symbolically_tracing():
+        raise InputError(
+            "torch.fx.symbolic_trace cannot record layers that run through the sparse kernels; trace "
+            "export.squashed_copy(training), or take kernels='dense'"
+        )
     if are_transforms_active() or is_forward_mode_active():
         raise InputError(
             "layers that run through the sparse kernels have no transforms of torch.func (vmap, grad, jvp and others) "

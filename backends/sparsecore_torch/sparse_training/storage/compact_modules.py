@@ -215,7 +215,7 @@ def active_values(module: nn.Module, attribute: str) -> Tensor:
 def _reading(cls: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
     """Return the class of modules that make these attributes when they are read."""
     dtype_of = _stored_dtype if issubclass(cls, _NOT_AUTOCAST) else _computing_dtype
-    readers = {name: _reader(name, dtype_of) for name in attributes}
+    readers = {name: _reader(cls, name, dtype_of) for name in attributes}
     body = {**readers, **_refused_writes(cls, frozenset(attributes))}
     body |= {"requires_grad_": _requires_grad, "__prepare_scriptable__": refuse_script}
     return type(f"Compact{cls.__name__}", (cls,), body)
@@ -260,12 +260,12 @@ def _requires_grad(module: nn.Module, requires_grad: bool = True) -> nn.Module:
     return nn.Module.requires_grad_(module, requires_grad)
 
 
-def _reader(attribute: str, dtype_of: Callable[[Tensor], torch.dtype]) -> property:
+def _reader(cls: type[nn.Module], attribute: str, dtype_of: Callable[[Tensor], torch.dtype]) -> property:
     def read(module: nn.Module) -> Tensor:
         compact: _CompactModule = module.__dict__[_COMPACT]
         if torch.compiler.is_compiling() and sparse_weights.IS_CUTTING:
             return stored_weight(compact.weights.values, compact.weights.key, compact.tensors[attribute])
-        check_untraced(module)
+        check_untraced(cls)
         return compact.weights.dense(compact.tensors[attribute], dtype_of)
 
     return property(read, doc=f"The dense {attribute}, zero where no weight is active; made when it is read.")

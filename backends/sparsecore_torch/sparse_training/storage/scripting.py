@@ -1,11 +1,11 @@
-"""Refuses what ``torch.jit`` cannot make of a model in sparse training."""
+"""Refuses what ``torch.jit`` and ``torch.fx`` cannot make of a model in sparse training."""
 
 from typing import NoReturn
 
 from torch import nn
 
 from sparsecore.errors import InputError
-from sparsecore_torch._torch_internals.autograd import is_tracing
+from sparsecore_torch._torch_internals.autograd import is_symbolically_tracing, is_tracing
 
 
 def refuse_script(module: nn.Module) -> NoReturn:
@@ -23,17 +23,19 @@ def refuse_script(module: nn.Module) -> NoReturn:
     )
 
 
-def check_untraced(module: nn.Module) -> None:
-    """Check that ``torch.jit.trace`` does not run, to which weights that are made when they are read are unknown.
+def check_untraced(cls: type[nn.Module]) -> None:
+    """Check that no model is traced: weights that are made when they are read would be recorded as they are now.
 
     Args:
-        module: reads such a weight.
+        cls: the class of the module that reads such a weight.
 
     Raises:
-        InputError: it runs, or ``torch.onnx.export(dynamo=False)``, which traces as well.
+        InputError: ``torch.jit.trace`` runs, ``torch.onnx.export(dynamo=False)``, which traces as well, or
+            ``torch.fx.symbolic_trace``.
     """
-    if is_tracing():
+    if is_tracing() or is_symbolically_tracing():
         raise InputError(
-            f"torch.jit.trace cannot record the weights of this {type(module).__bases__[0].__name__}, which compact "
-            "storage makes when they are read; trace export.squashed_copy(training), or take export.to_onnx"
+            f"torch.{'jit.trace' if is_tracing() else 'fx.symbolic_trace'} cannot record the weights of this "
+            f"{cls.__name__}, which compact storage makes when they are read; trace "
+            "export.squashed_copy(training), or take export.to_onnx"
         )
