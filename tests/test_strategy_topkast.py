@@ -93,10 +93,11 @@ def batches(count):
         yield inputs, torch.randint(0, 4, (8,), generator=random)
 
 
-def losses_by_definition(model, steps):
+def losses_by_definition(model, steps, sparsity=0.8):
     """The losses of dense parameters with a forward mask and a gradient mask, selected anew every third step."""
     theta, last = (layer.weight.detach().clone() for layer in (model[0], model[2]))
-    count, size = 38, theta.numel()  # of 192 at sparsity 0.8
+    size = theta.numel()
+    count = int((1 - sparsity) * size + 1e-9)  # 38 of 192 at sparsity 0.8
     momenta, losses = [torch.zeros_like(theta), torch.zeros_like(last)], []
 
     def masks():
@@ -122,14 +123,14 @@ def losses_by_definition(model, steps):
     return losses
 
 
-def trained(storage, steps, *, until=None):
+def trained(storage, steps, *, until=None, sparsity=0.8):
     """The losses of a sparsified network; until a step in one training, then in another that goes on from its state."""
     strategy = TopKast(penalty=0.01, schedule=Every(steps=3))
 
     def start():
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        given = {"strategy": strategy, "sparsity": 0.8, "total_steps": 100, "storage": storage}
+        given = {"strategy": strategy, "sparsity": sparsity, "total_steps": 100, "storage": storage}
         return model, optimizer, sparsify(model, optimizer, exclude=["2.*"], **given)
 
     model, optimizer, training = start()
@@ -169,6 +170,13 @@ def test_a_sparsified_network_trains_as_the_definition_says(storage):
         assert words in summary
     training.squash()
     assert torch.count_nonzero(model[0].weight) == 38
+
+
+@pytest.mark.parametrize("storage", ["masked", "compact"])
+def test_where_all_weights_are_trained_the_network_still_computes_with_the_largest_of_them(storage):
+    losses, model, training = trained(storage, 12, sparsity=0.5)
+    np.testing.assert_allclose(losses, losses_by_definition(network(), 12, sparsity=0.5), rtol=1e-12)
+    assert (training.topology.size, training.updates, int(torch.count_nonzero(model[0].weight))) == (192, 4, 96)
 
 
 @pytest.mark.parametrize("storage", ["masked", "compact"])

@@ -110,8 +110,18 @@ class Planner:
         if now.topology.size < now.topology.layout.size:
             return True
         units = self.unit_map.units(now.topology)
+        if self._has_silent(units, now):  # others may become silent
+            return True
         target = target_size_result(self.stack, attrs.evolve(now, topology=units), units.counts, units.room)
         return bool(target.value != units.size)
+
+    def _has_silent(self, units: Topology, now: State) -> bool:
+        """Return whether there are weights that the network does not compute with."""
+        if not self.stack.implementers("forward_view"):
+            return False
+        result = self.stack.first_result("forward_view", topology=units, strategy_state=now.strategy_states)
+        _, counts = validation.check_forward_view(result, units)
+        return int(counts.sum()) < units.size
 
     def _decides(self, hook: str, now: State) -> bool:
         result = self.stack.first_result(hook, clock=now.clock, strategy_state=now.strategy_states)
