@@ -21,7 +21,8 @@ _FEW_SAMPLES = (2, 3, 5, 64)
 def exported_for_any_batch(model: Any, example: Any) -> tuple[Any, Mapping[Any, Any]]:
     """The exported program of a module.
 
-    PyTorch calls the module, which specializes one that asks for ``len(x)``; for this it then reads the module's code.
+    PyTorch traces the module by calling it, which fixes the number of examples where the module asks for ``len(x)``.
+    Where this does not give a program for all batches, the module is traced by its code, as ``torch.compile`` does.
 
     Args:
         model: a ``torch.nn.Module`` in evaluation.
@@ -50,9 +51,10 @@ def exported_for_any_batch(model: Any, example: Any) -> tuple[Any, Mapping[Any, 
         raise refused
     text = str(errors[0]).strip() or type(errors[0]).__name__
     hint = "A model in sparse training is taken over from export.squashed_copy(training)"
-    if "specialized" in text:
+    if "specialized" in text or "SymInt" in text:
         hint = "It makes a plain number of the number of examples, as len(x) does; x.shape[0] may help"
-    raise InputError(f"torch.export cannot export {type(model).__name__}: {text.splitlines()[0]} {hint}") from errors[0]
+    first = text.splitlines()[0].rstrip(".")
+    raise InputError(f"torch.export cannot export {type(model).__name__}: {first}. {hint}") from errors[0]
 
 
 def _export(model: Any, example: Any, *, reads_code: bool) -> Any:
