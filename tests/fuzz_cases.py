@@ -296,6 +296,19 @@ def attention(call: Call) -> None:
     call.do(_kernels.attend, name, query, key, value, out, call.random.random() < 0.5, scale, call.threads())
 
 
+def trained_attention(call: Call) -> None:
+    """Attention in training, and its gradients."""
+    draw = call.random.randint
+    examples, heads, tokens, keys, features = (draw(1, most) for most in (2, 3, 140, 140, 20))
+    name, scale = "no such" if call.odd() else call.kernels.name, call.random.choice(FLOATS)
+    query, out, gradient, of_query = (call.array("f4", examples, heads, tokens, features) for _ in range(4))
+    key, value, of_key, of_value = (call.array("f4", examples, heads, keys, features) for _ in range(4))
+    computed = (name, query, key, value, query if call.odd() else out, call.array("f4", examples, heads, tokens))
+    more = (call.random.random() < 0.5, scale, call.threads())
+    call.do(_kernels.attend_in_training, *computed, *more)
+    call.do(_kernels.attention_gradients, *computed, gradient, of_query, of_key, of_value, *more)
+
+
 def _emulated() -> dict[str, str]:
     """The kernels with emulated matrix tiles, by the name of those that they are otherwise."""
     found = {}
@@ -382,6 +395,7 @@ ENTRIES = (
     lists,
     by_rows,
     attention,
+    trained_attention,
     linear,
     linear,
 )

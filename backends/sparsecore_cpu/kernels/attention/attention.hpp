@@ -17,6 +17,12 @@ using sparsecore::parallel_for;
 // The queries that are computed at a time, and the keys or features that share what is loaded of them.
 constexpr int QUERY_VECTORS = 2, QUERIES = QUERY_VECTORS * LANES, GROUP = 4;
 
+inline Vector lane_numbers() {
+  Vector numbers;
+  for (int lane = 0; lane < LANES; lane++) numbers[lane] = static_cast<float>(lane);
+  return numbers;
+}
+
 // Numbers for each query.
 struct Queries {
   Vector vectors[QUERY_VECTORS] = {};
@@ -115,12 +121,6 @@ struct QueryBlock {
                          static_cast<size_t>(count) * sizeof(float));
       }
     });
-  }
-
-  static Vector lane_numbers() {
-    Vector numbers;
-    for (int lane = 0; lane < LANES; lane++) numbers[lane] = static_cast<float>(lane);
-    return numbers;
   }
 };
 

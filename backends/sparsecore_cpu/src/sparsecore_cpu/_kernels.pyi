@@ -633,6 +633,44 @@ def attend(
     is ``causal``, a token reads the keys up to its own number only. ``kernels`` is the name of an instruction set.
     """
 
+def attend_in_training(
+    kernels: str,
+    query: numpy.typing.NDArray[numpy.float32],
+    key: numpy.typing.NDArray[numpy.float32],
+    value: numpy.typing.NDArray[numpy.float32],
+    out: numpy.typing.NDArray[numpy.float32],
+    log_sums: numpy.typing.NDArray[numpy.float32],
+    causal: bool,
+    scale: float,
+    threads: int,
+) -> None:
+    """Computes out = softmax(scale·query·keyᵀ)·value for each head, and what the gradients need.
+
+    All are (examples, heads, tokens, features) of any strides, but the features of a token lie behind each other.
+    Values have the shape of keys. The logarithms of the sums of exp(scale·query·keyᵀ) are written to ``log_sums``,
+    (examples, heads, tokens). If it is ``causal``, a token reads the keys up to its own number only.
+    """
+
+def attention_gradients(
+    kernels: str,
+    query: numpy.typing.NDArray[numpy.float32],
+    key: numpy.typing.NDArray[numpy.float32],
+    value: numpy.typing.NDArray[numpy.float32],
+    out: numpy.typing.NDArray[numpy.float32],
+    log_sums: numpy.typing.NDArray[numpy.float32],
+    gradient: numpy.typing.NDArray[numpy.float32],
+    query_gradient: numpy.typing.NDArray[numpy.float32],
+    key_gradient: numpy.typing.NDArray[numpy.float32],
+    value_gradient: numpy.typing.NDArray[numpy.float32],
+    causal: bool,
+    scale: float,
+    threads: int,
+) -> None:
+    """Computes the gradients of queries, keys and values from that of the outputs.
+
+    ``out`` and ``log_sums`` are those that attend_in_training wrote, and each gradient has the shape of its array.
+    """
+
 def use_openmp_of(library: str | None) -> bool:
     """Computes on the threads of the OpenMP runtime that a library in this process computes with.
 

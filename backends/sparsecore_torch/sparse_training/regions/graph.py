@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from sparsecore_torch.sparse_training.regions.attention import replace_attention
 from sparsecore_torch.sparse_training.regions.decisions import Decisions
 from sparsecore_torch.sparse_training.regions.layouts import Layout
 from sparsecore_torch.sparse_training.regions.lowering import STORED, Lowering, NotLowered, Operand
@@ -78,6 +79,7 @@ def cut(module: fx.GraphModule, examples: Sequence[Any], decisions: Decisions) -
 def _cut(module: fx.GraphModule, names: Mapping[fx.Node, str], decisions: Decisions) -> Cut:
     """Cut a graph of which the inputs with these names are sparse tensors."""
     sparse = {**names, **compact_names(module.graph)}
+    attention = replace_attention(module.graph, decisions)
     lowered, reasons = _lower(module.graph)
     if outer := _outer_layers(lowered, sparse):  # of other nodes, the layouts may be others without them
         lowered, reasons = _lower(module.graph, dict.fromkeys(outer, "torch multiplies by dense matrices faster"))
@@ -89,7 +91,11 @@ def _cut(module: fx.GraphModule, names: Mapping[fx.Node, str], decisions: Decisi
     inner = [_cut_checkpointed(module, node, names, decisions) for node in _checkpointed(module.graph)]
     splitter = Splitter(module, lowered, returned, sparse, decisions)
     split = splitter.split(runs.order)
-    reasons = {**dict.fromkeys(returned, "the model returns its result, or adds a hook to it"), **reasons}
+    reasons = {
+        **dict.fromkeys(attention, "by itself, by the faster of the kernels and torch"),
+        **dict.fromkeys(returned, "the model returns its result, or adds a hook to it"),
+        **reasons,
+    }
     breaks = {_place_of(node): reasons.get(node, "torch computes it") for node in runs.breaks}
     left = _left_to_torch(module.graph, sparse, lowered, reasons)
     for one in inner:
