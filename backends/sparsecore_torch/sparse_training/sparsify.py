@@ -113,7 +113,7 @@ def sparsify(
             layers do.
         regrow_pruned: whether weights that have just been pruned may grow again in the same update: False; True, from
             the value of any grown weight; or 'keep', with their value and their optimizer state. By default 'keep' with
-            strategies that are made for it (RigL, SNFS, GraNet, SRigL), and False with others.
+            strategies that are made for it (RigL, SRigL, SNFS, GraNet, CHTs), and False with others.
         units: what is pruned and grown as a whole: 'weights'; 'kernels', the weights between two channels of a
             convolution; or blocks of outputs and inputs such as '4x4'.
         young: which steps of Adam or AdamW weights take that have grown recently: 'none', the optimizer's, which are
