@@ -66,7 +66,6 @@ def test_outputs_and_gradients_are_those_of_torch_in_double_precision(function, 
         {"is_causal": False},
         {"is_causal": True, "dropout_p": 0.1},
         {"is_causal": True, "enable_gqa": True},
-        {"attn_mask": torch.ones(70, 70, dtype=torch.bool).tril()},
     ],
     ids=str,
 )
@@ -75,6 +74,26 @@ def test_attention_without_a_causal_mask_or_with_more_than_that_is_left_to_torch
         return functional.scaled_dot_product_attention(query, key, value, **options)
 
     assert replaced(function)[1] == 0
+
+
+def masked(query, key, value, mask):
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def test_masks_that_are_causal_are_found_and_others_are_left_to_torch():
+    kernels, count = replaced(masked)
+    assert count == 1
+    causal = torch.ones(70, 130, dtype=torch.bool).tril()
+    other = causal.clone()
+    other[5, 5] = False
+    added = torch.zeros(2, 1, 70, 130).masked_fill(~causal, torch.finfo(torch.float32).min)
+    weak = torch.zeros(70, 130).masked_fill(~causal, -3.0)
+    learned = added.clone().requires_grad_()
+    found = {"causal": causal, "of examples": causal.expand(2, 1, -1, -1), "added": added, "infinite": added * 2}
+    for name, mask in {**found, "other": other, "weak": weak, "learned": learned, "row": causal[:1]}.items():
+        out, expected = kernels(*given(70, 130), mask), masked(*given(70, 130), mask)
+        torch.testing.assert_close(out, expected, msg=name, rtol=1e-4, atol=1e-5)
+        assert ("_Attention" in str(out.grad_fn)) == (name in found), name
 
 
 def test_what_the_kernels_cannot_read_is_computed_by_torch():

@@ -1,11 +1,12 @@
 """Causal attention in compiled models, by kernels that leave out the keys that no query of a block may read.
 
 PyTorch's attention on the CPU computes the scores of all keys of a block, of which it masks half if the block is a
-whole sequence. Attention without a causal mask stays PyTorch's, and so does attention with dropout or another mask.
+whole sequence. Attention is causal where it is called so, or with a mask that turns out to be the causal one, as models
+of transformers make it. Other attention stays PyTorch's, and so does attention with dropout.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,8 @@ _NAME = "causal attention"
 _PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 """Of torch's function, by position."""
 
+_DEFAULTS = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None, "enable_gqa": False}
+
 
 def replace_attention(graph: fx.Graph, decisions: Decisions) -> set[fx.Node]:
     """Let nodes of causal attention call the kernels where these are faster.
@@ -38,36 +41,35 @@ def replace_attention(graph: fx.Graph, decisions: Decisions) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in graph.nodes:
         if node.target is functional.scaled_dot_product_attention:
-            given = {**dict(zip(_PARAMETERS, node.args, strict=False)), **node.kwargs}
-            if _is_plain(given):
-                node.target = _causal_attention(decisions, given.get("scale"))
-                node.args, node.kwargs = tuple(given[name] for name in _PARAMETERS[:3]), {}
+            given = {**_DEFAULTS, **dict(zip(_PARAMETERS, node.args, strict=False)), **node.kwargs}
+            if _may_be_causal(given):
+                node.target = _causal_attention(decisions, given["scale"])
+                node.args, node.kwargs = tuple(given[name] for name in _PARAMETERS[:4]), {}
                 found.add(node)
     return found
 
 
-def _is_plain(given: dict[str, Any]) -> bool:
-    """Return whether a causal mask is all that is asked for."""
-    plain = {"attn_mask": None, "dropout_p": 0.0, "is_causal": True, "enable_gqa": False}
-    wanted = {**plain, "is_causal": False, **given}  # the last are what torch takes where nothing is said
-    scale = given.get("scale")
-    return all(type(wanted[name]) in (type(one), int) and wanted[name] == one for name, one in plain.items()) and (
-        scale is None or isinstance(scale, float)
-    )
+def _may_be_causal(given: Mapping[str, Any]) -> bool:
+    """Return whether the arguments are those of causal attention, if the mask among them is a causal one."""
+    is_masked = isinstance(given["attn_mask"], fx.Node) and given["is_causal"] is False
+    is_causal = given["attn_mask"] is None and given["is_causal"] is True
+    is_plain = given["dropout_p"] == 0 and given["enable_gqa"] is False
+    return is_plain and (is_masked or is_causal) and isinstance(given["scale"], float | None)
 
 
-def _causal_attention(decisions: Decisions, scale: float | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _causal_attention(decisions: Decisions, scale: float | None) -> Callable[..., Tensor]:
+    def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         given = (query, key, value)
         factor = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
 
         def in_torch(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+            return functional.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, scale=scale)
 
         def by_kernels(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             return _attention(query, key, value, factor)
 
-        if not _fits(given) or not _takes_kernels(decisions, given, by_kernels, in_torch):
+        is_causal = _fits(given) and (mask is None or _is_causal(mask, query.shape[2], key.shape[2]))
+        if not is_causal or not _takes_kernels(decisions, given, by_kernels, in_torch):
             return in_torch(*given)
         return by_kernels(*given)
 
@@ -84,6 +86,16 @@ def _fits(given: Sequence[Tensor]) -> bool:
         and (*query.shape[:2], query.shape[3]) == (*key.shape[:2], key.shape[3])
         and all(one.numel() for one in given)
     )
+
+
+def _is_causal(mask: Tensor, queries: int, keys: int) -> bool:
+    """Return whether a mask of booleans, or one that is added, lets each token read the keys up to its own number."""
+    if mask.requires_grad or mask.shape[-2:] != (queries, keys):
+        return False
+    read = torch.ones(queries, keys, dtype=torch.bool).tril()
+    if mask.dtype is torch.bool:
+        return bool((mask == read).all())
+    return bool(torch.where(read, mask == 0, mask <= torch.finfo(mask.dtype).min).all())
 
 
 def _takes_kernels(
