@@ -195,11 +195,11 @@ def test_a_command_whose_package_is_missing_prints_one_error_sentence_and_leaves
     package: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     images = small_images(tmp_path / "images.npz")
-    options = {"check": (), "study": ("--out", tmp_path / "x")}.get(
-        arguments[0], ("--data-dir", images, "--out", tmp_path / "x")
-    )
+    folder = ("--out", tmp_path / "x")
+    options = {"check": (), "study": folder, "digits": folder}
+    given = next((options[one] for one in arguments if one in options), ("--data-dir", images, *folder))
     _absent(monkeypatch, package)
-    ended = run_in_process(*arguments, *options)
+    ended = run_in_process(*arguments, *given)
     assert {"sklearn": "scikit-learn"}.get(package, package) in ended.sentence
     assert not (tmp_path / "x").exists()
 
