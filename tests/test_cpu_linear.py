@@ -157,9 +157,9 @@ def test_batches_of_every_number_of_vectors_compute_what_numpy_does(machine: Run
 
 @on_each
 def test_matrices_wider_and_higher_than_16_bits_count_compute_what_numpy_does(machine: Runtime) -> None:
-    for shape in ((3, 2**17 + 5), (2**17 + 5, 3), (2, 2**16), (2**16, 2)):
+    for *shape, threads in ((3, 2**17 + 5, 1), (2**17 + 5, 3, 5), (2, 2**16, 1), (2**16, 2, 1)):
         case = Case.of(5, *shape, 3, 0.001)
-        assert_right(computed(machine, case), case)
+        assert_right(computed(machine, case, threads), case)
 
 
 @on_each

@@ -94,7 +94,7 @@ class LinearKernels {
       return block_table_->forward(params);
     }
     LinearParams params{};
-    params.by_output = pattern.by_output().tiled(tile_of(pattern.by_output(), bytes_per_feature(x)));
+    params.by_output = pattern.by_output().tiled(tile_of(pattern.by_output(), bytes_per_feature(x)), threads);
     params.values = values.data(), params.x = data(x), params.add = add ? data(*add) : nullptr, params.out = data(out);
     params.bias = bias ? bias->data() : nullptr, params.sums = sums ? sums->data() : nullptr;
     params.vectors = x.extent.width, params.last_lanes = x.extent.last_lanes;
@@ -213,10 +213,13 @@ class LinearKernels {
     }
     LinearGradientsParams params{};
     wanted.set(params, gradient);
-    params.by_output = pattern.by_output().tiled(tile_of(pattern.by_output(), bytes_per_feature(gradient)));
+    const int threads = wanted.threads;
+    Rows& by_output = pattern.by_output();
+    params.by_output = by_output.tiled(tile_of(by_output, bytes_per_feature(gradient)), threads);
     if (wanted.inputs) {
-      params.by_input = pattern.by_input().tiled(tile_of(pattern.by_input(), bytes_per_feature(gradient)));
-      params.ranges = pattern.by_output().tiled(range_of(pattern.by_output()));
+      Rows& by_input = pattern.by_input(threads);
+      params.by_input = by_input.tiled(tile_of(by_input, bytes_per_feature(gradient)), threads);
+      params.ranges = by_output.tiled(range_of(by_output), threads);
     }
     nb::gil_scoped_release release;
     table_->gradients(params);

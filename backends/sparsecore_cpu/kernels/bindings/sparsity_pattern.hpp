@@ -21,8 +21,8 @@ class SparsityPattern {
   int64_t count() const { return by_output_.count(); }
 
   Rows& by_output() { return by_output_; }
-  Rows& by_input() {
-    if (!by_input_) by_input_.emplace(transposed(by_output_));
+  Rows& by_input(int threads) {
+    if (!by_input_) by_input_.emplace(transposed(by_output_, threads));
     return *by_input_;
   }
 

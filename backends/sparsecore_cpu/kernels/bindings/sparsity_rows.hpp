@@ -8,10 +8,12 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "bindings/arguments.hpp"
 #include "linear/linear.hpp"
+#include "runtime/thread_pool.hpp"
 
 namespace sparsecore {
 
@@ -46,20 +48,20 @@ class Rows {
   uint32_t start(int64_t segment, int64_t row) const { return segments_[static_cast<size_t>(segment * rows_ + row)]; }
   int64_t segment_count() const { return (column_count_ + SEGMENT - 1) / SEGMENT; }
 
-  // Calls visit(row, column, weight) for each weight, row by row.
+  // Calls visit(row, column, weight) for each weight of the rows [first, last), row by row.
   template <class Visit>
-  void for_each(Visit visit) const {
-    for (int64_t row = 0; row < rows_; row++)
+  void for_each(int64_t first, int64_t last, Visit visit) const {
+    for (int64_t row = first; row < last; row++)
       for (int64_t segment = 0; segment < segment_count(); segment++)
         for (uint32_t k = start(segment, row); k < start(segment + 1, row); k++)
           visit(row, segment * SEGMENT + columns_[k], k);
   }
 
-  // The tiles of so many columns; valid as long as this object.
-  TiledRows tiled(int64_t tile) {
+  // The tiles of so many columns; valid as long as this object. So many threads find where they start.
+  TiledRows tiled(int64_t tile, int threads) {
     if (tile == SEGMENT) return view(segments_, tile);
     auto found = tiled_.find(tile);
-    if (found == tiled_.end()) found = tiled_.emplace(tile, starts_of(tile)).first;
+    if (found == tiled_.end()) found = tiled_.emplace(tile, starts_of(tile, threads)).first;
     return view(found->second, tile);
   }
 
@@ -84,20 +86,27 @@ class Rows {
     return std::all_of(segments_.begin(), segments_.end(), [](uint32_t start) { return start % 2 == 0; });
   }
 
-  Starts starts_of(int64_t tile) const {
-    const int64_t tiles = (column_count_ + tile - 1) / tile, tiles_per_segment = SEGMENT / tile;
+  Starts starts_of(int64_t tile, int threads) const {
+    constexpr int64_t CHUNK = 64;
+    const int64_t tiles = (column_count_ + tile - 1) / tile;
     Starts starts(static_cast<size_t>((tiles + 1) * rows_));
-    for (int64_t row = 0; row < rows_; row++) {
-      uint32_t k = 0;
-      for (int64_t number = 0; number < tiles; number++) {
-        const int64_t segment = number / tiles_per_segment, first = number % tiles_per_segment * tile;
-        if (!first) k = start(segment, row);
-        while (k < start(segment + 1, row) && columns_[k] < first) k++;
-        starts[static_cast<size_t>(number * rows_ + row)] = k;
-      }
-      starts[static_cast<size_t>(tiles * rows_ + row)] = start(segment_count(), row);
-    }
+    parallel_for((rows_ + CHUNK - 1) / CHUNK, threads, [&](int64_t chunk) {
+      for (int64_t row = chunk * CHUNK; row < std::min(rows_, (chunk + 1) * CHUNK); row++)
+        write_starts(tile, tiles, row, starts.data() + row);
+    });
     return starts;
+  }
+
+  void write_starts(int64_t tile, int64_t tiles, int64_t row, uint32_t* starts) const {
+    const int64_t tiles_per_segment = SEGMENT / tile;
+    uint32_t k = 0;
+    for (int64_t number = 0; number < tiles; number++) {
+      const int64_t segment = number / tiles_per_segment, first = number % tiles_per_segment * tile;
+      if (!first) k = start(segment, row);
+      while (k < start(segment + 1, row) && columns_[k] < first) k++;
+      starts[number * rows_] = k;
+    }
+    starts[tiles * rows_] = start(segment_count(), row);
   }
 
   int64_t rows_, column_count_, count_;
@@ -145,23 +154,52 @@ inline Rows rows_of(const Positions& positions, int64_t rows, int64_t columns) {
   return made;
 }
 
-// The same weights with rows and columns exchanged.
-inline Rows transposed(const Rows& given) {
-  Rows made(given.column_count(), given.rows(), given.count());
-  std::vector<uint32_t> next(static_cast<size_t>(given.column_count()) + 1);
-  given.for_each([&](int64_t, int64_t column, uint32_t) { next[column + 1]++; });
-  for (size_t i = 1; i < next.size(); i++) next[i] += next[i - 1];
-  uint16_t* const to = made.columns();
-  int64_t segment = 0;
-  const auto start_segment = [&] {
-    for (int64_t row = 0; row < made.rows(); row++) made.start(segment, row) = next[row];
-    segment++;
+// Where parts of the rows begin and end, each in one segment: about as many as there are threads, but no more than have
+// four weights for each column.
+inline std::vector<int64_t> row_parts(const Rows& given, int threads) {
+  const int64_t segments = (given.rows() + SEGMENT - 1) / SEGMENT;
+  const int64_t most = std::max<int64_t>(given.count() / given.column_count() / 4, 1);
+  const int64_t parts = (std::min<int64_t>(threads, most) + segments - 1) / segments;
+  std::vector<int64_t> bounds;
+  for (int64_t segment = 0; segment < segments; segment++) {
+    const int64_t first = segment * SEGMENT, count = std::min(SEGMENT, given.rows() - first);
+    for (int64_t part = 0; part < parts; part++) bounds.push_back(first + count * part / parts);
+  }
+  bounds.push_back(given.rows());
+  return bounds;
+}
+
+// The same weights with rows and columns exchanged. Each part counts its weights by column, and writes them behind
+// those of the parts before it.
+inline Rows transposed(const Rows& given, int threads) {
+  const int64_t columns = given.column_count();
+  const std::vector<int64_t> bounds = row_parts(given, threads);
+  const auto parts = static_cast<int64_t>(bounds.size()) - 1;
+  Rows made(columns, given.rows(), given.count());
+  std::vector<uint32_t> next(static_cast<size_t>(parts * columns));
+  const auto for_each_of_part = [&](int64_t part, auto visit) {
+    given.for_each(bounds[part], bounds[part + 1], visit);
   };
-  given.for_each([&](int64_t row, int64_t column, uint32_t) {
-    while (row >= segment * SEGMENT) start_segment();
-    to[next[column]++] = static_cast<uint16_t>(row % SEGMENT);
+  parallel_for(parts, threads, [&](int64_t part) {
+    uint32_t* const counts = next.data() + part * columns;
+    for_each_of_part(part, [&](int64_t, int64_t column, uint32_t) { counts[column]++; });
   });
-  while (segment <= made.segment_count()) start_segment();
+  uint32_t total = 0;
+  for (int64_t column = 0; column < columns; column++) {
+    for (int64_t part = 0; part < parts; part++) {
+      const uint32_t count = std::exchange(next[part * columns + column], total);
+      if (bounds[part] % SEGMENT == 0) made.start(bounds[part] / SEGMENT, column) = total;
+      total += count;
+    }
+    made.start(made.segment_count(), column) = total;
+  }
+  uint16_t* const to = made.columns();
+  parallel_for(parts, threads, [&](int64_t part) {
+    uint32_t* const places = next.data() + part * columns;
+    for_each_of_part(part, [&](int64_t row, int64_t column, uint32_t) {
+      to[places[column]++] = static_cast<uint16_t>(row % SEGMENT);
+    });
+  });
   return made;
 }
 
