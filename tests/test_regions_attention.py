@@ -94,6 +94,8 @@ def test_masks_that_are_causal_are_found_and_others_are_left_to_torch():
         out, expected = kernels(*given(70, 130), mask), masked(*given(70, 130), mask)
         torch.testing.assert_close(out, expected, msg=name, rtol=1e-4, atol=1e-5)
         assert ("_Attention" in str(out.grad_fn)) == (name in found), name
+    with pytest.raises(RuntimeError, match="mask"):
+        kernels(*given(70, 130), causal.int())
 
 
 def test_what_the_kernels_cannot_read_is_computed_by_torch():

@@ -169,7 +169,7 @@ struct AttentionHead {
     return params.log_sums + (example * params.heads + head) * params.tokens + query_block * BLOCK;
   }
 
-  // Whether no query of this block reads all of these keys, so that half of the products are left out.
+  // Whether the mask leaves out about half of the products of these queries and keys.
   bool on_diagonal(int64_t query_block, int64_t key_block) const { return params.causal && query_block == key_block; }
 
   // scores = queries * transposed keys, (BLOCK, BLOCK), of the keys that are read.

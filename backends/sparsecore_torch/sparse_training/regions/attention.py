@@ -95,6 +95,8 @@ def _is_causal(mask: Tensor, queries: int, keys: int) -> bool:
     read = torch.ones(queries, keys, dtype=torch.bool).tril()
     if mask.dtype is torch.bool:
         return bool((mask == read).all())
+    if not mask.is_floating_point():  # torch refuses it
+        return False
     return bool(torch.where(read, mask == 0, mask <= torch.finfo(mask.dtype).min).all())
 
 
