@@ -86,27 +86,44 @@ def _perceptron(threads: int, options: argparse.Namespace) -> Actions:
 
 
 def _in_torch(threads: int, options: argparse.Namespace) -> Actions:  # noqa: ARG001
-    sparse = {f"sparsity {sparsity:g}": _TorchStep(options.batch, sparsity).step for sparsity in SPARSITIES}
-    return {"torch, dense": _TorchStep(options.batch).step, **sparse}
+    sparse = {f"sparsity {sparsity:g}": PerceptronStep(options.batch, sparsity).step for sparsity in SPARSITIES}
+    return {"torch, dense": PerceptronStep(options.batch).step, **sparse}
 
 
-class _TorchStep:
-    """A training step of a perceptron in torch, with sparse kernels if a sparsity is given."""
+class PerceptronStep:
+    """A training step of a perceptron in torch.
 
-    def __init__(self, batch: int, sparsity: float | None = None) -> None:
+    Args:
+        batch: vectors.
+        sparsity: of its layers, with sparse kernels and compact storage; None trains the dense network.
+        autocast: whether it computes in bfloat16, as under ``torch.autocast``.
+        given: other arguments of `sparsify`.
+    """
+
+    def __init__(self, batch: int, sparsity: float | None = None, *, autocast: bool = False, **given: Any) -> None:
         torch.manual_seed(0)
+        self._precision = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
         layers = [part for sides in pairwise(WIDTHS[:-1]) for part in (nn.Linear(*sides), nn.ReLU())]
         self._model = nn.Sequential(*layers, nn.Linear(*WIDTHS[-2:]))
         self._optimizer = optimizer_of(self._model)
         self._x, self._labels = torch.randn(batch, WIDTHS[0]), torch.randint(0, WIDTHS[-1], (batch,))
         if sparsity is not None:
             self._training = sparsify(
-                self._model, self._optimizer, strategy="static", sparsity=sparsity, storage="compact", kernels="sparse"
+                self._model,
+                self._optimizer,
+                strategy="static",
+                sparsity=sparsity,
+                storage="compact",
+                kernels="sparse",
+                **given,
             )
 
     def step(self) -> None:
+        """Train on the same vectors as before."""
         self._optimizer.zero_grad()
-        nn.functional.cross_entropy(self._model(self._x), self._labels).backward()
+        with self._precision:
+            loss = nn.functional.cross_entropy(self._model(self._x), self._labels)
+        loss.backward()
         self._optimizer.step()
 
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import torch
-from networks import topology_of
 from torch import nn
 
+from sparsecore.engine.engine import Engine
 from sparsecore.engine.topology import Layout
+from sparsecore.engine.units import as_units
 from sparsecore.host.computation import NullTape, Tape
 from sparsecore.host.weights import WeightView
 from sparsecore_cpu.activations import Activation, InputNode
@@ -14,35 +15,53 @@ from sparsecore_cpu.operations import CpuOperations
 from sparsecore_cpu.runtime import Buffer, Form, Runtime
 from sparsecore_cpu.weighted import ListCache
 from sparsecore_numpy import NumpyArrays
+from sparsecore_strategies.static import Static
 
 SIDE = 4096
 """Inputs, and outputs."""
 
 
 class DenseLayer:
-    """On torch."""
+    """On torch.
 
-    def __init__(self, batch: int) -> None:
+    Args:
+        batch: vectors.
+        autocast: whether they are multiplied in bfloat16, as under ``torch.autocast``.
+    """
+
+    def __init__(self, batch: int, *, autocast: bool = False) -> None:
+        self._precision = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
         self._weight = torch.randn(SIDE, SIDE, requires_grad=True)
         self._x = torch.randn(batch, SIDE, requires_grad=True)
         self._gradient = torch.randn(batch, SIDE)
 
     def forward(self) -> None:
         """Outputs, as in evaluation."""
-        with torch.no_grad():
+        with torch.no_grad(), self._precision:
             nn.functional.linear(self._x, self._weight)
 
     def both(self) -> None:
         """Outputs and gradients."""
         self._weight.grad = self._x.grad = None
-        nn.functional.linear(self._x, self._weight).backward(self._gradient)
+        with self._precision:
+            outputs = nn.functional.linear(self._x, self._weight)
+        outputs.backward(self._gradient.to(outputs.dtype))
 
 
 class SparseLayer:
-    """On the CPU backend, from activations in its own layout, as they lie between two layers."""
+    """On the CPU backend, from activations in its own layout, as they lie between two layers.
 
-    def __init__(self, sparsity: float, shared: Runtime, batch: int) -> None:
-        topology = topology_of(Layout.of({"layer": (SIDE, SIDE)}), sparsity, NumpyArrays())
+    Args:
+        sparsity: of its weights.
+        shared: the runtime; one whose images are in bfloat16 rounds to it what it multiplies.
+        batch: vectors.
+        units: what is active as one, such as ``"16x32"``.
+    """
+
+    def __init__(self, sparsity: float, shared: Runtime, batch: int, units: str = "weights") -> None:
+        layout, arrays = Layout.of({"layer": (SIDE, SIDE)}), NumpyArrays()
+        engine = Engine(layout, [Static()], arrays=arrays, units=as_units(units))
+        topology = engine.start(sparsity).topology
         positions = topology.local("layer").astype(np.intp)
         values = np.random.default_rng(0).standard_normal(len(positions)).astype(np.float32)
         self._weight = WeightView((SIDE, SIDE), positions, values, np.zeros_like(values))
