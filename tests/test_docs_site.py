@@ -62,7 +62,7 @@ def test_what_does_not_hold_fails_the_build_and_nothing_comes_from_a_network():
         ("../examples/notebooks/sparsify.ipynb", "docs/notebooks.md", "notebooks/sparsify.md"),
         ("../sparsecore/strategy.py", "docs/hooks.md", "source/sparsecore/strategy.py.md"),
         ("../../docs/cpu-kernels.md", "backends/sparsecore_cpu/README.md", "cpu-kernels.md"),
-        ("../lenet-mnist.md", "docs/results/lenet-mnist.md", "../lenet-mnist.md"),
+        ("../studies.md", "docs/results/lenet-mnist.md", "../studies.md"),
         ("fig1a-lenet-mnist/accuracy.svg", "docs/results/fig1a-lenet-mnist.md", "fig1a-lenet-mnist/accuracy.svg"),
         ("https://example.org/a.md", "docs/sparsify.md", "https://example.org/a.md"),
         ("#here", "docs/sparsify.md", "#here"),
