@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import quiet_machine
-from cpu_mlp import WIDTHS, PerceptronStep
+from cpu_mlp import SPARSITIES, WIDTHS, Actions, PerceptronStep, options_of
 from cpu_networks import threads_of_all
 from linear_layers import SIDE, DenseLayer, SparseLayer
 from machine import machine, sentence
@@ -21,19 +21,17 @@ from writing import table, write
 
 from sparsecore_cpu.runtime import STORED, Runtime
 
-SPARSITIES = (0.9, 0.95, 0.99)
 UNITS = ("weights", "1x2", "16x32")
 SPARSE = [(f"{sparsity:g}, {units}", sparsity, units) for sparsity in SPARSITIES for units in UNITS]
 """Names of rows, with sparsity and units."""
 
 FLOAT32, BFLOAT16 = "dense, float32", "dense, bfloat16"
-Actions = dict[str, Callable[[], object]]
 Make = Callable[[int, int], Actions]
 """Of the numbers of threads and of vectors."""
 
 
 def main() -> None:
-    options = _options()
+    options = options_of(__doc__)
     results = {
         str(threads): {what: _measured(make, threads, options) for what, make in MEASURED.items()}
         for threads in options.threads
@@ -45,14 +43,6 @@ def main() -> None:
         "machine": machine(),
     }
     write("cpu_linear_bfloat16", report, page(report))
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    quiet_machine.add_options(parser, rounds=31)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of both (default: 1 2)")
-    parser.add_argument("--batch", type=int, default=100, help="vectors (default: 100)")
-    return parser.parse_args()
 
 
 def _measured(make: Make, threads: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -37,7 +37,7 @@ Actions = dict[str, Callable[[], object]]
 
 
 def main() -> None:
-    options = _options()
+    options = options_of(__doc__)
     results = {
         str(threads): {what: _measured(make(threads, options), threads, options) for what, make in MEASURED.items()}
         for threads in options.threads
@@ -46,8 +46,9 @@ def main() -> None:
     write("cpu_mlp", report, page(report), chart=chart(report))
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def options_of(description: str | None) -> argparse.Namespace:
+    """The options of a benchmark of fully connected layers, from the first line of its docstring on."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     quiet_machine.add_options(parser, rounds=31)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of both (default: 1 2)")
     parser.add_argument("--batch", type=int, default=100, help="images a step, and vectors (default: 100)")
