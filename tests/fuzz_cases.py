@@ -351,12 +351,15 @@ def linear(call: Call) -> None:
         inputs = draw(2**16 - 1, 2**16 + 200)
     active = _block_positions(call, inputs, outputs) if is_blocks else _single_positions(call, inputs, outputs)
     count = len(active)
-    positions = call.array("i8", count)
-    if call.takes(positions, count, np.int64):
+    dtype = call.random.choice([np.int32, np.int64])
+    positions = call.array(np.dtype(dtype).str[1:], count)
+    if call.takes(positions, count, dtype):
         positions[...] = active
         if call.odd() and count:
-            positions[draw(0, count - 1)] = call.random.choice([-1, 0, inputs * outputs, 2**62, -(2**63)])
-    pattern = call.do(_kernels.SparsityPattern, positions, call.integer(outputs), call.integer(inputs))
+            limits = np.iinfo(dtype)
+            positions[draw(0, count - 1)] = call.random.choice([-1, 0, inputs * outputs, limits.max, limits.min])
+    sizes = call.integer(outputs), call.integer(inputs)
+    pattern = call.do(_kernels.SparsityPattern, positions, *sizes, call.threads())
     if call.random.random() < 0.3:
         call.change()
     name = call.kernels.name

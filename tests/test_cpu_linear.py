@@ -19,6 +19,8 @@ from sparsecore_cpu.linear import SparseLinear
 from sparsecore_cpu.runtime import Form, KernelInput, Runtime
 
 Floats = NDArray[np.float64]
+SEGMENT = 2**16
+"""Columns are counted from the last multiple of this on."""
 on_each = pytest.mark.parametrize("machine", MACHINES, ids=[machine.kernels.name for machine in MACHINES])
 
 BATCHES = {
@@ -236,3 +238,37 @@ def test_a_pattern_ignores_later_changes_of_its_positions() -> None:
     assert_near(array_of(out), case.outputs, 40)
     assert all(not array.flags.writeable for array in pattern.arrays)
     assert LinearKernels(machine.kernels.name)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize(
+    ("shape", "density"),
+    [((700, 600), 0.5), ((3, 140_000), 0.4), ((2, 65_536), 1.0), ((200_000, 3), 0.3), ((70_000, 5), 0.0001)],
+    ids=["many rows", "three segments", "full segments", "narrow", "hardly any"],
+)
+def test_a_pattern_of_many_weights_is_that_of_its_positions_whatever_the_threads(
+    shape: tuple[int, int], density: float, dtype: type
+) -> None:
+    active = np.random.default_rng(0).random(shape) < density
+    active[len(active) // 3 : len(active) // 2] = False  # rows without weights
+    rows, columns = np.nonzero(active)
+    # where the weights of each row start in each segment, and behind the last segment where they end
+    borders = [*range(0, shape[1], SEGMENT), shape[1]]
+    first = np.arange(shape[0]) * shape[1]
+    starts = [np.searchsorted(np.flatnonzero(active), first + border) for border in borders]
+    for threads in (1, 2, 3):
+        pattern = SparsityPattern(np.flatnonzero(active).astype(dtype), *shape, threads)
+        assert pattern.count == len(rows)
+        np.testing.assert_array_equal(pattern.arrays[0], columns % SEGMENT)
+        np.testing.assert_array_equal(pattern.arrays[1], np.ravel(starts))
+
+
+@pytest.mark.parametrize("wrong", [32_767, 32_768, 65_535, 65_536, 80_000])
+def test_positions_that_do_not_ascend_are_refused_wherever_they_are(wrong: int) -> None:
+    positions = np.arange(90_000)
+    for other in (positions[wrong] - 1, positions[wrong] + 1, -1, 90_000, 2**40):
+        given = positions.copy()
+        given[wrong] = other
+        for threads in (1, 3):
+            with pytest.raises(ValueError, match="do not ascend within the matrix"):
+                SparsityPattern(given, 300, 300, threads)

@@ -138,56 +138,77 @@ def count_common(
 
 
 class Merging:
-    """Where the entries of two ascending lists of positions, without common ones, stand in the list of both.
+    """Where the weights after a reallocation come from: those that survive and those that grow, in ascending order.
 
     Args:
-        kept: the first positions.
+        before: the positions before it, ascending, (N,).
+        bounds: where those of each tensor begin, and the number of all.
+        survives: whether each of them survives, bool, (N,).
+        kept: the positions that survive.
         kept_counts: how many of them are in each tensor.
-        grown: the other ones.
-        grown_counts: likewise.
+        grown: the positions that grow, none of them among those that survive.
+        grown_counts: how many of them are in each tensor.
         host: of the backend.
+
+    Attributes:
+        sources: for each slot after it the slot before; N where a weight grows; int64.
+        grown_slots: the slots after it of the weights that grow, ascending, int64.
     """
 
     def __init__(
         self,
+        before: NDArray[np.integer],
+        bounds: Sequence[int],
+        survives: NDArray[np.bool_],
         kept: NDArray[np.integer],
         kept_counts: Counts,
         grown: NDArray[np.integer],
         grown_counts: Counts,
         host: Host,
     ) -> None:
-        self._kept, self._grown, self._host = _ends(kept_counts), _ends(grown_counts), host
+        kept_ends, self._grown, self._host = _ends(kept_counts), _ends(grown_counts), host
         self._both = _ends(kept_counts + grown_counts)
         self._parts = parts_of(self._both)
-        self._slots = np.empty(len(grown), np.int64)
-        self._is_kept = np.ones(self._both[-1], np.bool_)
+        self._before, self._grown_positions = before, grown
+        self.grown_slots = np.empty(len(grown), np.int64)
+        self.sources = np.empty(self._both[-1], np.int64)
 
         def place(part: tuple[int, int]) -> None:
             first, last = part
-            own = kept[self._kept[first] : self._kept[last]]
             others = slice(self._grown[first], self._grown[last])
-            slots = np.searchsorted(own, grown[others])
+            slots = np.searchsorted(kept[kept_ends[first] : kept_ends[last]], grown[others])
             slots += np.arange(len(slots))
-            self._slots[others] = slots
-            self._is_kept[self._both[first] : self._both[last]][slots] = False
+            own = self.sources[self._both[first] : self._both[last]]
+            is_kept = np.ones(len(own), np.bool_)
+            is_kept[slots] = False
+            own[is_kept] = np.flatnonzero(survives[bounds[first] : bounds[last]]) + bounds[first]
+            own[slots] = len(before)
+            self.grown_slots[others] = slots + self._both[first]
 
         in_threads(place, self._parts, self._both[-1], host.threads)
 
-    def merge(self, dtype: Any, kept: Callable[[int, int], Any], grown: Any) -> Array:
-        """Return the entries of both lists in the order of their positions.
+    def positions(self) -> Array:
+        """Return the positions after the reallocation, in the dtype of those before it."""
+        return self.merge(self._before, self._grown_positions)
+
+    def merge(self, entries: NDArray[Any], grown: NDArray[Any]) -> Array:
+        """Return the entries of all weights after the reallocation.
 
         Args:
-            dtype: of the entries.
-            kept: returns those of the first list that belong to tensors from one up to, but without, another one.
-            grown: those of the second list, or one number for all.
+            entries: those of the weights before it, (N,).
+            grown: those of the weights that grow, in the order of their positions.
+
+        Returns:
+            In the dtype of ``entries``.
         """
-        out = np.empty(self._both[-1], dtype)
+        out = np.empty(self._both[-1], entries.dtype)
 
         def fill(part: tuple[int, int]) -> None:
             first, last = part
-            own, others = out[self._both[first] : self._both[last]], slice(self._grown[first], self._grown[last])
-            own[self._is_kept[self._both[first] : self._both[last]]] = kept(first, last)
-            own[self._slots[others]] = grown[others] if isinstance(grown, np.ndarray) else grown
+            own, others = slice(self._both[first], self._both[last]), slice(self._grown[first], self._grown[last])
+            if len(entries):  # a weight that grows first takes the last entry, which is then replaced
+                np.take(entries, self.sources[own], out=out[own], mode="clip")
+            out[self.grown_slots[others]] = grown[others]
 
         in_threads(fill, self._parts, len(out), self._host.threads)
         return self._host.share(out)

@@ -5,8 +5,6 @@ parameters (constant, except for strategies that set a target size) are the same
 N active weights, never with the D dense positions.
 """
 
-from collections.abc import Callable
-from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 import attrs
@@ -135,6 +133,7 @@ class Reallocation:
         after: the topology after it.
         survives: for each slot before it whether the weight has survived, one bool each; so has a weight that was
             pruned, grew again and keeps its value.
+        sources: for each slot after it the slot before; N where the weight has just grown.
         values: one value for each slot after it.
         pruned: weights pruned in each tensor.
         grown: weights grown in each tensor.
@@ -145,7 +144,7 @@ class Reallocation:
     before: Topology
     after: Topology
     survives: Array = attrs.field(repr=False)
-    _sources: Array | Callable[[], Array] = attrs.field(repr=False)
+    sources: Array = attrs.field(repr=False)
     values: Array = attrs.field(repr=False)
     pruned: Counts
     grown: Counts
@@ -153,11 +152,7 @@ class Reallocation:
     given_values: Array | None = attrs.field(default=None, repr=False)
     _grown_weights: Topology | None = attrs.field(default=None, repr=False)
     _grown_values: Array | None = attrs.field(default=None, repr=False)
-
-    @cached_property
-    def sources(self) -> Array:
-        """For each slot after it the slot before; N where the weight has just grown; made when it is first read."""
-        return self._sources() if callable(self._sources) else self._sources
+    _grown_slots: Array | None = attrs.field(default=None, repr=False)
 
     @property
     def pruned_count(self) -> int:
@@ -203,6 +198,8 @@ class Reallocation:
     @property
     def grown_slots(self) -> Array:
         """The slots, after the reallocation, of the weights that have just grown, ascending."""
+        if self._grown_slots is not None:
+            return self._grown_slots
         return counting_of(self.after.arrays).nonzero(self.sources == self.before.size, int(self.grown.sum()))
 
     @property
@@ -330,32 +327,29 @@ def _merge(
 def _merge_on_host(
     before: Topology, survives: Array, survivors: Topology, grown: Topology, initial: Array, values: Array, host: Host
 ) -> Reallocation:
-    arrays, bounds, counts = before.arrays, before.bounds, survivors.counts + grown.counts
-    which, whole, fresh = (arrays.to_numpy(one) for one in (survives, values, initial))
-    merging = Merging(survivors.host_positions, survivors.counts, grown.host_positions, grown.counts, host)
-
-    def kept_positions(first: int, last: int) -> Any:
-        return survivors.host_positions[survivors.bounds[first] : survivors.bounds[last]]
-
-    def kept_slots(first: int, last: int) -> Any:
-        return np.flatnonzero(which[bounds[first] : bounds[last]]) + bounds[first]
-
-    def kept_values(first: int, last: int) -> Any:
-        own = slice(bounds[first], bounds[last])
-        return whole[own][which[own]]
-
-    positions = merging.merge(before.layout.position_dtype, kept_positions, grown.host_positions)
+    arrays = before.arrays
+    merging = Merging(
+        before.host_positions,
+        before.bounds,
+        arrays.to_numpy(survives),
+        survivors.host_positions,
+        survivors.counts,
+        grown.host_positions,
+        grown.counts,
+        host,
+    )
     return Reallocation(
         before=before,
-        after=before.at(positions, counts),
+        after=before.at(merging.positions(), survivors.counts + grown.counts),
         survives=arrays.readonly(survives),
-        sources=lambda: arrays.readonly(merging.merge(np.int64, kept_slots, before.size)),
-        values=arrays.readonly(merging.merge(whole.dtype, kept_values, fresh)),
+        sources=arrays.readonly(host.share(merging.sources)),
+        values=arrays.readonly(merging.merge(arrays.to_numpy(values), arrays.to_numpy(initial))),
         pruned=constant(before.counts - survivors.counts),
         grown=grown.counts,
         given_values=values,
         grown_weights=grown,
         grown_values=initial,
+        grown_slots=arrays.readonly(host.share(merging.grown_slots)),
     )
 
 

@@ -19,7 +19,7 @@ using namespace nanobind::literals;
 namespace sparsecore {
 namespace {
 
-#define POSITIONS "numpy.typing.NDArray[numpy.int64]"
+#define POSITIONS "numpy.typing.NDArray[numpy.int32] | numpy.typing.NDArray[numpy.int64]"
 #define ANY_ARRAY "numpy.typing.NDArray[typing.Any]"
 
 int64_t power_of_two_near(double number) {
@@ -237,9 +237,10 @@ void add_linear(nb::module_& module) {
                               R"(The positions of the active weights of a matrix (outputs, inputs).
 
 ``positions`` are row-major and ascend; values and gradients of the weights have the same order. They are copied, as
-16 bits each. What the kernels need in addition is made when it is first needed.)")
-      .def(nb::init<nb::handle, Integer, Integer>(), "positions"_a.none(), "outputs"_a, "inputs"_a,
-           nb::sig("def __init__(self, positions: " POSITIONS ", outputs: int, inputs: int) -> None"))
+16 bits each, on so many threads. What the kernels need in addition is made when it is first needed.)")
+      .def(nb::init<nb::handle, Integer, Integer, Integer>(), "positions"_a.none(), "outputs"_a, "inputs"_a,
+           "threads"_a = 1,
+           nb::sig("def __init__(self, positions: " POSITIONS ", outputs: int, inputs: int, threads: int = 1) -> None"))
       .def_prop_ro("count", &SparsityPattern::count, "The number of active weights.")
       .def_prop_ro("arrays", &SparsityPattern::arrays, "All arrays that were made so far; read-only.",
                    nb::for_getter(nb::sig("def arrays(self) -> list[" ANY_ARRAY "]")));

@@ -5,6 +5,7 @@
 #include <nanobind/ndarray.h>
 
 #include <optional>
+#include <stdexcept>
 
 #include "bindings/active_blocks.hpp"
 #include "bindings/sparsity_rows.hpp"
@@ -13,8 +14,8 @@ namespace sparsecore {
 
 class SparsityPattern {
  public:
-  SparsityPattern(nb::handle positions, Integer outputs, Integer inputs)
-      : by_output_(rows_of(Positions("positions", positions), outputs, inputs)) {}
+  SparsityPattern(nb::handle positions, Integer outputs, Integer inputs, Integer threads)
+      : by_output_(rows_of_any(positions, outputs, inputs, thread_count(threads))) {}
 
   int64_t outputs() const { return by_output_.rows(); }
   int64_t inputs() const { return by_output_.column_count(); }
@@ -47,6 +48,15 @@ class SparsityPattern {
   }
 
  private:
+  static Rows rows_of_any(nb::handle positions, int64_t outputs, int64_t inputs, int threads) {
+    const auto type = any_array<const int64_t>("positions", positions).dtype();
+    if (type == nb::dtype<int32_t>())
+      return rows_of(Positions<int32_t>("positions", positions), outputs, inputs, threads);
+    if (type == nb::dtype<int64_t>())
+      return rows_of(Positions<int64_t>("positions", positions), outputs, inputs, threads);
+    throw std::invalid_argument("positions must be an array of int32 or int64; given one of " + dtype_name(type));
+  }
+
   Rows by_output_;
   std::optional<Rows> by_input_;
   std::optional<ActiveBlocks> blocks_;

@@ -22,7 +22,8 @@ struct DtypeName<int64_t> {
   static constexpr const char* value = "int64";
 };
 
-using Positions = Array<const int64_t, 1>;
+template <class Position>
+using Positions = Array<const Position, 1>;
 using Starts = std::vector<uint32_t>;
 
 constexpr int64_t MOST_WEIGHTS = std::numeric_limits<int32_t>::max() - 16;
@@ -97,16 +98,18 @@ class Rows {
     return starts;
   }
 
+  // Each weight notes that those of the next tile start behind it, which does not wait for the weight before.
   void write_starts(int64_t tile, int64_t tiles, int64_t row, uint32_t* starts) const {
     const int64_t tiles_per_segment = SEGMENT / tile;
-    uint32_t k = 0;
-    for (int64_t number = 0; number < tiles; number++) {
-      const int64_t segment = number / tiles_per_segment, first = number % tiles_per_segment * tile;
-      if (!first) k = start(segment, row);
-      while (k < start(segment + 1, row) && columns_[k] < first) k++;
-      starts[number * rows_] = k;
+    const int shift = __builtin_ctzll(static_cast<uint64_t>(tile));
+    uint32_t k = start(0, row);
+    for (int64_t number = 0; number <= tiles; number++) starts[number * rows_] = k;
+    for (int64_t segment = 0; segment < segment_count(); segment++) {
+      uint32_t* const behind = starts + (segment * tiles_per_segment + 1) * rows_;
+      for (const uint32_t end = start(segment + 1, row); k < end; k++) behind[(columns_[k] >> shift) * rows_] = k + 1;
     }
-    starts[tiles * rows_] = start(segment_count(), row);
+    for (int64_t number = 1; number <= tiles; number++)
+      starts[number * rows_] = std::max(starts[number * rows_], starts[(number - 1) * rows_]);
   }
 
   int64_t rows_, column_count_, count_;
@@ -123,34 +126,85 @@ inline void require_tables_fit(int64_t rows, int64_t columns) {
           "a matrix has more rows and columns than the kernels can index");
 }
 
-// Row-major positions that ascend, as rows and columns. Each is read once, as other threads may write to the array.
-inline Rows rows_of(const Positions& positions, int64_t rows, int64_t columns) {
-  const int64_t count = positions.length();
+// Notes where the weights of each row start in each segment, as it moves along the rows from the place of one weight.
+// What comes before the first weight is zero from the beginning.
+class RowStarts {
+ public:
+  RowStarts(Rows& rows, int64_t position) : rows_(rows) { move_to(position); }
+
+  // Where the present segment of the present row ends.
+  int64_t end() const { return end_; }
+  // The column of a position in the present segment.
+  uint16_t column_of(int64_t position) const { return static_cast<uint16_t>(position - first_); }
+
+  // The places behind the present one, up to that of this position, start with weight k.
+  void reach(int64_t position, uint32_t k) {
+    const int64_t row = row_, segment = segment_;
+    move_to(position);
+    note(row, segment, row_, segment_, k);
+  }
+
+  // All places behind the present one start where the weights end.
+  void behind_last(uint32_t count) { note(row_, segment_, rows_.rows() - 1, rows_.segment_count(), count); }
+
+ private:
+  void move_to(int64_t position) {
+    const int64_t columns = rows_.column_count();
+    row_ = position / columns, segment_ = position % columns / SEGMENT;
+    first_ = row_ * columns + segment_ * SEGMENT;
+    end_ = std::min(first_ + SEGMENT, (row_ + 1) * columns);
+  }
+
+  void note(int64_t row, int64_t segment, int64_t last_row, int64_t last_segment, uint32_t k) {
+    while (row < last_row || segment < last_segment) {
+      if (segment < rows_.segment_count())
+        segment++;
+      else
+        row++, segment = 0;
+      rows_.start(segment, row) = k;
+    }
+  }
+
+  Rows& rows_;
+  int64_t row_, segment_, first_, end_;
+};
+
+// Row-major positions that ascend, as rows and columns; made by so many threads, each of which takes parts of them. Each
+// position is read once, as other threads of Python may write to the array.
+template <class Position>
+Rows rows_of(const Positions<Position>& positions, int64_t rows, int64_t columns, int threads) {
+  constexpr int64_t PART = 1 << 15;
+  const int64_t count = positions.length(), parts = (count + PART - 1) / PART;
   require(rows > 0 && columns > 0, "a matrix has one row and one column at least");
   require_tables_fit(rows, columns), require_tables_fit(columns, rows);
   require(count <= MOST_WEIGHTS, "there are more weights than 32-bit numbers count");
+  const auto read = [&](int64_t k) -> int64_t { return __atomic_load_n(positions.data() + k, __ATOMIC_RELAXED); };
+  const auto require_ascending = [&](int64_t last, int64_t position) {
+    require(position > last && position < rows * columns, "the positions do not ascend within the matrix");
+  };
+  std::vector<int64_t> firsts(static_cast<size_t>(parts));
+  for (int64_t part = 0; part < parts; part++) {
+    firsts[part] = read(part * PART);
+    require_ascending(part ? firsts[part - 1] : -1, firsts[part]);
+  }
   Rows made(rows, columns, count);
   uint16_t* const to = made.columns();
-  int64_t row = 0, segment = 0, row_start = 0, last = -1;
-  // the segments [0, number] of the present row have started
-  const auto start_segments = [&](int64_t number, uint32_t k) {
-    for (; segment <= number; segment++) made.start(segment, row) = k;
-  };
-  start_segments(0, 0);
-  for (int64_t k = 0; k < count; k++) {
-    const int64_t position = __atomic_load_n(positions.data() + k, __ATOMIC_RELAXED);
-    require(position > last && position < rows * columns, "the positions do not ascend within the matrix");
-    last = position;
-    while (position - row_start >= columns) {
-      start_segments(made.segment_count(), static_cast<uint32_t>(k));
-      row++, row_start += columns, segment = 0;
-      start_segments(0, static_cast<uint32_t>(k));
+  parallel_for(parts, threads, [&](int64_t part) {
+    const int64_t begin = part * PART, end = std::min(count, begin + PART);
+    int64_t last = firsts[part];
+    RowStarts starts(made, last);
+    to[begin] = starts.column_of(last);
+    for (int64_t k = begin + 1; k < end; k++) {
+      const int64_t position = read(k);
+      require_ascending(last, position);
+      last = position;
+      if (position >= starts.end()) starts.reach(position, static_cast<uint32_t>(k));
+      to[k] = starts.column_of(position);
     }
-    const int64_t column = position - row_start;
-    if (column >= segment * SEGMENT) start_segments(column / SEGMENT, static_cast<uint32_t>(k));
-    to[k] = static_cast<uint16_t>(column % SEGMENT);
-  }
-  for (; row < rows; row++, segment = 0) start_segments(made.segment_count(), static_cast<uint32_t>(count));
+    if (part + 1 == parts) return starts.behind_last(static_cast<uint32_t>(count));
+    require_ascending(last, firsts[part + 1]);
+    starts.reach(firsts[part + 1], static_cast<uint32_t>(end));
+  });
   return made;
 }
 

@@ -539,10 +539,16 @@ class SparsityPattern:
     """The positions of the active weights of a matrix (outputs, inputs).
 
     ``positions`` are row-major and ascend; values and gradients of the weights have the same order. They are copied, as
-    16 bits each. What the kernels need in addition is made when it is first needed.
+    16 bits each, on so many threads. What the kernels need in addition is made when it is first needed.
     """
 
-    def __init__(self, positions: numpy.typing.NDArray[numpy.int64], outputs: int, inputs: int) -> None: ...
+    def __init__(
+        self,
+        positions: numpy.typing.NDArray[numpy.int32] | numpy.typing.NDArray[numpy.int64],
+        outputs: int,
+        inputs: int,
+        threads: int = 1,
+    ) -> None: ...
     @property
     def count(self) -> int:
         """The number of active weights."""

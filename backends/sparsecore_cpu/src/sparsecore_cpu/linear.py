@@ -16,18 +16,20 @@ from sparsecore_cpu._kernels import Mask, SparsityPattern
 from sparsecore_cpu.runtime import Buffer, Floats, KernelInput, Sums
 
 
-def sparsity_pattern(shape: tuple[int, ...], positions: NDArray[np.integer]) -> SparsityPattern:
+def sparsity_pattern(shape: tuple[int, ...], positions: NDArray[np.integer], threads: int = 1) -> SparsityPattern:
     """The positions as the kernels of linear layers read them.
 
     Args:
         shape: (out, in) of the weight.
         positions: row-major positions of the active entries, ascending, (count,).
+        threads: how many threads read them, 1 to 1024.
 
     Raises:
         ValueError: a position is outside the shape, or they do not ascend.
     """
     out, into = shape
-    return SparsityPattern(np.ascontiguousarray(positions, np.int64), out, into)
+    dtype = np.int32 if positions.dtype == np.int32 else np.int64  # no copy of either
+    return SparsityPattern(np.ascontiguousarray(positions, dtype), out, into, threads)
 
 
 @lru_cache

@@ -38,7 +38,7 @@ class ListCache:
     """The weight lists of a network; those of a topology that is gone are freed with it.
 
     Attributes:
-        threads: how many threads fill the lists.
+        threads: how many threads make and fill the lists.
         pool: memory for the entries of tied weights, and for gradients.
     """
 
@@ -78,7 +78,7 @@ class ListCache:
     def _pattern(self, weight: WeightSource) -> SparsityPattern:
         patterns = self._of(weight).patterns
         if weight.shape not in patterns:
-            patterns[weight.shape] = sparsity_pattern(weight.shape, weight.positions)
+            patterns[weight.shape] = sparsity_pattern(weight.shape, weight.positions, self.threads)
         return patterns[weight.shape]
 
     def _of(self, weight: WeightSource) -> CachedLists:

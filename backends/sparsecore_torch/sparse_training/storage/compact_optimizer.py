@@ -118,14 +118,15 @@ class CompactState:
         """Carry the state to another topology.
 
         Args:
-            carry: carries one entry for each weight, from (N before,) to (N after,).
+            carry: carries one entry for each weight, from (N before,) to (N after,), zero for each new one.
             is_new: True for each new weight, whose state is that of a fresh one; (N after,).
             values: of the weights after, (N after,).
         """
         self.states.renew({VALUES: self.values})
         for key, content, entry in self._entries():
             carried = in_place(content, carry(content))
-            put_fresh(carried, entry, is_new, values.to(carried.device))
+            if entry.follows_weight or entry.fresh:  # others are zero already
+                put_fresh(carried, entry, is_new, values.to(carried.device))
             self._content[key] = carried
 
     def scattered(self, topology: Topology) -> list[dict[str, Any]]:
