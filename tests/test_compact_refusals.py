@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from compact_examples import Mlp, started, train
 from torch import nn
+from torch.nn.utils import prune
 
 from sparsecore.errors import InputError
 from sparsecore_torch import sparsify
@@ -147,3 +148,89 @@ def test_after_squash_the_model_can_be_made_sparse_again():
         train(model, trains, 2)
         training.squash()
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in Mlp().named_parameters()]
+
+
+def by_initializing(model):
+    nn.init.ones_(model[2].weight)
+
+
+def by_arithmetic(model):
+    with torch.no_grad():
+        model[2].weight.mul_(2)
+
+
+def by_the_weight_that_was_kept(model):
+    weight = model[2].weight
+    with torch.no_grad():
+        weight[0, 0] = 1.0
+
+
+def in_a_forward_pass(model, _):
+    model(torch.ones(2, model[0].in_features))
+
+
+def by_reading_another_weight(model, _):
+    return model[0].weight
+
+
+def by_a_copy(_, training):
+    squashed_copy(training)
+
+
+def by_squash(_, training):
+    training.squash()
+
+
+@pytest.mark.parametrize("write", [by_initializing, by_arithmetic, by_the_weight_that_was_kept])
+@pytest.mark.parametrize("use", [in_a_forward_pass, by_reading_another_weight, by_a_copy, by_squash])
+def test_a_write_to_a_weight_that_compact_storage_loses_is_refused_at_the_next_use(write, use):
+    model = Mlp()
+    training = sparsify(model, sgd(model), strategy="static", sparsity=0.5, storage="compact")
+    write(model)
+    with pytest.raises(InputError, match=r"2\.weight has been written to, as functions of nn\.init do.*sparse_values"):
+        use(model, training)
+    assert model(torch.ones(2, model[0].in_features)).isfinite().all()
+
+
+def test_weights_that_are_only_read_are_no_writes():
+    model = Mlp()
+    optimizer = sgd(model)
+    training = sparsify(model, optimizer, strategy="static", sparsity=0.5, storage="compact")
+    for _ in range(2):
+        loss = model(torch.ones(2, model[0].in_features)).square().mean() + model[2].weight.abs().sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        model[0].weight.clone().zero_()
+    squashed_copy(training)
+
+
+def test_values_of_a_tensor_without_inactive_weights_are_written_to_as_they_are():
+    model = Mlp()
+    sparsify(model, sgd(model), strategy="static", sparsity=0.0, storage="compact")
+    nn.init.ones_(model[2].weight)
+    assert (model[2].weight == 1).all()
+    model(torch.ones(2, model[0].in_features))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_weight_in_compact_storage_takes_no_mask_of_pruning(name):
+    model = Mlp()
+    sparsify(model, sgd(model), strategy="static", sparsity=0.5, storage="compact")
+    if name == "weight":
+        with pytest.raises(InputError, match="the weight of this Linear is in compact storage"):
+            prune.l1_unstructured(model[2], name, 0.5)
+    else:
+        prune.l1_unstructured(model[2], name, 0.5)
+    model(torch.ones(2, model[0].in_features))
+
+
+def test_an_optimizer_that_makes_weights_of_16_bits_infinite_is_refused():
+    model = Mlp().half()
+    with pytest.raises(InputError, match=r"AdamW makes weights of 0\.weight that are not finite.*in float16: an eps"):
+        sparsify(model, torch.optim.AdamW(model.parameters()), strategy="static", sparsity=0.5, storage="compact")
+    optimizer = torch.optim.AdamW(model.parameters(), eps=1e-7)
+    sparsify(model, optimizer, strategy="static", sparsity=0.5, storage="compact")
+    model(torch.ones(2, model[0].in_features, dtype=torch.float16)).sum().backward()
+    optimizer.step()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())

@@ -190,6 +190,12 @@ def _check_entry_by_entry(
             raise _by_shape(optimizer, one) from error
         if not _is_entry_by_entry(flat):
             raise _by_shape(optimizer, one)
+        if not all(step.isfinite().all() for step in shaped.steps):
+            raise InputError(
+                f"{type(optimizer).__name__} makes weights of {one.name} that are not finite, whatever the storage, in "
+                f"{str(one.parameter.dtype).removeprefix('torch.')}: an eps such as 1e-8 is zero in float16, so that "
+                "Adam divides by zero; take eps=1e-7 or a greater one there"
+            )
         if shaped.entries.keys() != flat.entries.keys() or not _alike(shaped.steps, flat.steps):
             raise InputError(
                 f"{type(optimizer).__name__} treats the vector of compact storage in another way than a tensor of the "

@@ -242,10 +242,17 @@ def _refused_writes(cls: type[nn.Module], attributes: frozenset[str]) -> dict[st
             refuse(module, name)
         cls.__delattr__(module, name)
 
+    def register_parameter(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        weight = name.removesuffix("_orig")  # torch.nn.utils.prune registers it so
+        if weight in attributes:
+            refuse(module, weight)
+        cls.register_parameter(module, name, parameter)
+
     def reset_parameters(module: nn.Module) -> None:
         refuse(module, ", ".join(sorted(attributes)))
 
     methods: dict[str, Callable[..., None]] = {"__setattr__": set_attribute, "__delattr__": delete_attribute}
+    methods["register_parameter"] = register_parameter
     return {**methods, "reset_parameters": reset_parameters} if hasattr(cls, "reset_parameters") else methods
 
 

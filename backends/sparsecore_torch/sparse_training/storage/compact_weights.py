@@ -22,6 +22,7 @@ from sparsecore_torch._torch_internals.tensors import write_count
 from sparsecore_torch.arrays import active_indices, as_tensor, gather
 from sparsecore_torch.sparse_training.storage.dense_gradients import DenseGradients
 from sparsecore_torch.sparse_training.storage.joined_gradients import ForwardPass, GradientMemory, JoinedGradient, split
+from sparsecore_torch.sparse_training.storage.lost_writes import LostWrites
 from sparsecore_torch.sparse_training.storage.materialization import Remaker, is_dense, scattered, transformable
 from sparsecore_torch.sparse_training.storage.saved_tensors import SavedTensors
 
@@ -72,6 +73,7 @@ class CompactWeights:
         self.key = next(_keys)
         _by_key[self.key] = self
         self._known_version = 0  # of the values of a copy: that of new tensors
+        self._lost_writes = LostWrites()
         self._saved = SavedTensors()
         self._memory = GradientMemory()
         self._running = ForwardPass()
@@ -124,11 +126,12 @@ class CompactWeights:
         self.topology = self._values_of = topology
 
     def check(self) -> None:
-        """Check that the values belong to the topology of the training.
+        """Check that the values belong to the topology of the training, and that nothing else has been written to.
 
         Raises:
-            InputError: they have been loaded from another one.
+            InputError: they have been loaded from another one, or the weight that was read last has been written to.
         """
+        self._lost_writes.check(self.values_name)
         if self._values_of is self.topology:
             return
         if self.fingerprint != _fingerprint(self.topology):
@@ -203,10 +206,12 @@ class CompactWeights:
         dense = _materialize(self.entries(index), self, index, dtype)
         if is_dense(self.topology, index) and dtype is self.values.dtype:
             return dense  # the values themselves, which are kept anyway
+        if self._running.joined is None:  # layers do not write to what they read
+            self._lost_writes.note(self.topology.layout.names[index], dense)
         return self._saved.remade_by(Remaker(self.values.detach(), self.topology, index, dtype), dense)
 
     def plain(self, index: int) -> Tensor:
-        """Return a dense tensor, not differentiable.
+        """Return a dense tensor, not differentiable, which the caller may write to.
 
         Args:
             index: of the tensor in the layout.
@@ -215,7 +220,9 @@ class CompactWeights:
             InputError: the values belong to another topology, or the model has moved to another device.
         """
         with torch.no_grad():
-            return self.dense(index, lambda values: values.dtype)
+            dense = self.dense(index, lambda values: values.dtype)
+        self._lost_writes.forget()
+        return dense
 
     def _before(self, *_: Any) -> None:
         # methods, so that hooks of a copied model call those of its own weights
