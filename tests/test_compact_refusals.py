@@ -159,10 +159,10 @@ def by_arithmetic(model):
         model[2].weight.mul_(2)
 
 
-def by_the_weight_that_was_kept(model):
-    weight = model[2].weight
+def by_weights_that_were_kept(model):
+    weights = [model[2].weight, model[0].weight]
     with torch.no_grad():
-        weight[0, 0] = 1.0
+        weights[0][0, 0] = 1.0
 
 
 def in_a_forward_pass(model, _):
@@ -181,7 +181,7 @@ def by_squash(_, training):
     training.squash()
 
 
-@pytest.mark.parametrize("write", [by_initializing, by_arithmetic, by_the_weight_that_was_kept])
+@pytest.mark.parametrize("write", [by_initializing, by_arithmetic, by_weights_that_were_kept])
 @pytest.mark.parametrize("use", [in_a_forward_pass, by_reading_another_weight, by_a_copy, by_squash])
 def test_a_write_to_a_weight_that_compact_storage_loses_is_refused_at_the_next_use(write, use):
     model = Mlp()
@@ -190,6 +190,15 @@ def test_a_write_to_a_weight_that_compact_storage_loses_is_refused_at_the_next_u
     with pytest.raises(InputError, match=r"2\.weight has been written to, as functions of nn\.init do.*sparse_values"):
         use(model, training)
     assert model(torch.ones(2, model[0].in_features)).isfinite().all()
+
+
+def test_a_write_is_refused_while_the_weight_is_kept():
+    model = Mlp()
+    sparsify(model, sgd(model), strategy="static", sparsity=0.5, storage="compact")
+    weight = nn.init.zeros_(model[2].weight)
+    with pytest.raises(InputError, match="written to"):
+        model(torch.ones(2, model[0].in_features))
+    assert not weight.any()
 
 
 def test_weights_that_are_only_read_are_no_writes():

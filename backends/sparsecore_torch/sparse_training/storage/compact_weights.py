@@ -206,9 +206,10 @@ class CompactWeights:
         dense = _materialize(self.entries(index), self, index, dtype)
         if is_dense(self.topology, index) and dtype is self.values.dtype:
             return dense  # the values themselves, which are kept anyway
+        dense = self._saved.remade_by(Remaker(self.values.detach(), self.topology, index, dtype), dense)
         if self._running.joined is None:  # layers do not write to what they read
-            self._lost_writes.note(self.topology.layout.names[index], dense)
-        return self._saved.remade_by(Remaker(self.values.detach(), self.topology, index, dtype), dense)
+            self._lost_writes.watch(self.topology.layout.names[index], dense)
+        return dense
 
     def plain(self, index: int) -> Tensor:
         """Return a dense tensor, not differentiable, which the caller may write to.
@@ -221,7 +222,7 @@ class CompactWeights:
         """
         with torch.no_grad():
             dense = self.dense(index, lambda values: values.dtype)
-        self._lost_writes.forget()
+        self._lost_writes.ignore(dense)
         return dense
 
     def _before(self, *_: Any) -> None:
