@@ -79,6 +79,17 @@ class WeightSource(Protocol):
         """
         ...
 
+    def take_factors(self, factors: "Callable[[], GradientFactors]") -> bool:
+        """Take the gradient of all positions of a matrix, where it is asked for, in place of that of the active ones.
+
+        Args:
+            factors: returns the matrices whose product it is.
+
+        Returns:
+            Whether it has been taken; otherwise the gradient of the active entries is still to be added.
+        """
+        ...
+
     @property
     def row_major(self) -> Any:
         """The order (out, in, height, width), or (out, in)."""
@@ -117,6 +128,19 @@ class WeightSource(Protocol):
         ...
 
 
+@attrs.frozen(eq=False)
+class GradientFactors:
+    """The gradient of a matrix as a product, ``outputs @ inputs.T``.
+
+    Attributes:
+        outputs: the gradient of the layer's outputs, (out, batch).
+        inputs: the layer's inputs, (in, batch).
+    """
+
+    outputs: NDArray[Any]
+    inputs: NDArray[Any]
+
+
 @attrs.define
 class _GradientState:
     """Whether a gradient is zero whatever its memory holds."""
@@ -136,6 +160,7 @@ class WeightView:
         kept_for: lives as long as the positions stay the same; None for this view itself.
         is_trained: whether its gradient is needed.
         meter: takes note of its inputs; None where no strategy asks for their norms.
+        product: takes the factors of the gradient of all positions; None where that is not asked for.
     """
 
     shape: tuple[int, ...]
@@ -145,6 +170,7 @@ class WeightView:
     kept_for: Any = None
     is_trained: bool = True
     meter: InputMeter | None = None
+    product: Callable[[GradientFactors], None] | None = None
     _orders: dict[tuple[int, ...], Index] = attrs.field(factory=dict, init=False, repr=False)
     _state: _GradientState = attrs.field(factory=_GradientState, init=False, repr=False)
 
@@ -194,6 +220,13 @@ class WeightView:
         """Add to the meter, if there is one."""
         if self.meter is not None:
             self.meter.add(squares())
+
+    def take_factors(self, factors: Callable[[], GradientFactors]) -> bool:
+        """Hand them on to :attr:`product`, if there is one."""
+        if self.product is None:
+            return False
+        self.product(factors())
+        return True
 
     def measured(self, meter: InputMeter) -> "WeightView":
         """The same weight, whose inputs a meter takes note of.
@@ -334,6 +367,10 @@ class TiedWeight:
 
     def measure_input(self, squares: Callable[[], NDArray[np.float64]]) -> None:
         """Do nothing: the shared values have no inputs of their own."""
+
+    def take_factors(self, _: Callable[[], GradientFactors]) -> bool:
+        """Return False: the shared values have no positions whose gradients could be asked for."""
+        return False
 
     @property
     def row_major(self) -> "_AxisOrder":

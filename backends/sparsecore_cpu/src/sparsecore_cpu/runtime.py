@@ -175,6 +175,11 @@ class Buffer:
         """The data inside the border as float32, (blocks, height, channels, width, lanes)."""
         return read(self._inside) if self._inside.dtype == STORED else self._inside
 
+    @property
+    def by_feature(self) -> Floats:
+        """The vectors of a batch as the columns of a matrix, (features, batch); a view of the data of features."""
+        return self.array.reshape(self.form.channels, -1)[:, : self.form.images]
+
     def fill(self, inside: Floats) -> None:
         """Write inside the border.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsecore.host.buffers import BufferPool
 from sparsecore.host.parameters import CachedArrays
-from sparsecore.host.weights import WeightSource
+from sparsecore.host.weights import GradientFactors, WeightSource
 from sparsecore_cpu._kernels import Mask, SparsityPattern
 from sparsecore_cpu.convolution import LayerKernels
 from sparsecore_cpu.layer_kernels import WeightKernels
@@ -150,7 +150,7 @@ class WeightedLayer:
 
     def backward_weight(self, x: KernelInput, gradient: KernelInput) -> None:
         """Add to the weight's gradient; does nothing for a weight that is not trained."""
-        if not self.weight.is_trained:
+        if not self.weight.is_trained or self._gives_all(x, gradient):
             return
         x = bordered(self.runtime, x, self.window.padding.most)
         self.weight.add_gradient(self._layer.backward_weight(x, gradient))
@@ -166,12 +166,20 @@ class WeightedLayer:
         made, sides = (gradient.form.height, gradient.form.width), (out.form.height, out.form.width)
         border = self.window.border_behind(self._kernel, made, sides)
         gradient = bordered(self.runtime, gradient, border)
-        if not self.weight.is_trained:
+        if not self.weight.is_trained or self._gives_all(x, gradient):
             return self._layer.backward_input(gradient, self._values, out, add, mask)
         x = bordered(self.runtime, x, self.window.padding.most)
         by_weight, sums = self._layer.backward(x, gradient, self._values, out, add, mask)
         self.weight.add_gradient(by_weight)
         return sums
+
+    def _gives_all(self, x: KernelInput, gradient: KernelInput) -> bool:
+        """Give the weight of a linear layer the gradients of all positions, if they are asked for."""
+        if not gradient.form.features:
+            return False
+        return self.weight.take_factors(
+            lambda: GradientFactors(outputs=gradient.buffer().by_feature, inputs=x.buffer().by_feature)
+        )
 
     @property
     def _kernel(self) -> tuple[int, int]:

@@ -64,12 +64,13 @@ class Execution:
     Args:
         is_differentiable: whether a backward pass may follow.
         is_half: whether images are stored as bfloat16, as under autocast.
+        gives_all_gradients: whether the gradients of all positions are handed out where a strategy asks for them.
 
     Attributes:
         numbers: the arguments of the region that are no tensors, by their nodes.
     """
 
-    def __init__(self, *, is_half: bool, is_differentiable: bool = False) -> None:
+    def __init__(self, *, is_half: bool, is_differentiable: bool = False, gives_all_gradients: bool = False) -> None:
         self.threads = torch.get_num_threads()
         self.runtime, lists = _resources(self.threads, is_half)
         self.tape: Tape[Activation] = Tape() if is_differentiable else NullTape()
@@ -77,6 +78,7 @@ class Execution:
         self._constant = CpuOperations(self.runtime, lists, NullTape(), of_batch)
         self.weights: dict[tuple[int, tuple[int, ...] | None], WeightUse] = {}
         self.numbers: dict[fx.Node, Any] = {}
+        self._gives_all_gradients = gives_all_gradients
         self._images = STORED if is_half else np.dtype(np.float32)
         self._packed: dict[tuple[int, Layout], KernelTensor] = {}
 
@@ -149,7 +151,7 @@ class Execution:
         """
         key = (id(value), shape)
         if key not in self.weights:
-            self.weights[key] = weight_use(value, shape)
+            self.weights[key] = weight_use(value, shape, gives_all_gradients=self._gives_all_gradients)
         return self.weights[key].view
 
     def pack(self, tensor: Tensor, layout: Layout, border: int = 1) -> Buffer:

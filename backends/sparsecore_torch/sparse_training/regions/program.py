@@ -30,6 +30,11 @@ def _run_of(node: fx.Node) -> Callable[..., Any]:
     return partial(lowering.run, axes=dtype_and_axes(node)[1]) if lowering.takes_axes else lowering.run
 
 
+def _key_of(node: fx.Node) -> int:
+    key: Any = node.args[1]
+    return int(key)
+
+
 def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta.get("example_value"), Tensor)
 
@@ -58,6 +63,7 @@ class Program:
         instructions: in order.
         results: in order.
         compact: the indices of the tensors of compact weights that it reads, by the weights' keys.
+        active_only: the nodes of weights that get the gradients of active positions alone.
         activations: the numbers of the inputs that are no Parameters or statistics.
         written: the numbers of the inputs that it writes to.
     """
@@ -66,6 +72,7 @@ class Program:
     instructions: tuple[_Instruction, ...]
     results: tuple[Result, ...]
     compact: frozenset[tuple[int, int]]
+    active_only: frozenset[fx.Node]
     activations: tuple[int, ...]
     written: frozenset[int]
 
@@ -82,6 +89,7 @@ class Program:
                 last[node].append(read)
         instructions = tuple(_Instruction(node, _run_of(node), tuple(last[node])) for node in computed)
         keys: list[Any] = [node.args[1:] for node in computed if node.target is stored_weight]
+        limited = [node for node in computed if not node.meta[LOWERING].gives_all_gradients]
         stored = {one for node in computed for one in _arguments(node, STORED)}
         written = {one for node in computed for one in _arguments(node, WRITTEN)}
         return cls(
@@ -89,19 +97,23 @@ class Program:
             instructions,
             tuple(results),
             frozenset((int(key), int(index)) for key, index in keys),
+            frozenset(one for node in limited for one in _arguments(node, STORED) if isinstance(one, fx.Node)),
             tuple(number for number, node in enumerate(inputs) if node not in stored and _is_tensor(node)),
             frozenset(number for number, node in enumerate(inputs) if node in written),
         )
 
-    def needs_torch(self, masked: Sequence[SparseWeight]) -> bool:
-        """Return whether a strategy needs the gradients of inactive weights now, which the kernels do not compute.
+    def needs_torch(self, given: Sequence[Any]) -> bool:
+        """Return whether a strategy needs gradients of inactive weights now that the kernels do not compute.
 
         Args:
-            masked: of :func:`masked_weights`.
+            given: the arguments.
         """
-        if any(compact_weights(key).dense_gradients is not None for key, _ in self.compact):
-            return True
-        return any(weight.is_gradient_dense for weight in masked)
+        for node, one in zip(self.inputs, given, strict=True):
+            weight = find(one) if isinstance(one, Tensor) else None
+            if weight is not None and weight.is_gradient_dense and node in self.active_only:
+                return True
+        stored = [node for node in self.active_only if node.target is stored_weight]
+        return any(compact_weights(_key_of(node)).dense_gradients is not None for node in stored)
 
     def weights(self, masked: Sequence[SparseWeight]) -> int:
         """Return the number of active weights of the sparse tensors.

@@ -57,10 +57,10 @@ class Region(nn.Module):
         is_half = torch.is_autocast_enabled("cpu")
         # without autocast torch has its own rules for bfloat16 beside float32, and errors
         is_mixed = not is_half and any(given[number].dtype is torch.bfloat16 for number in program.activations)
-        if is_mixed or program.needs_torch(masked) or not self._takes_sparse(given, masked, is_differentiable):
+        if is_mixed or program.needs_torch(given) or not self._takes_sparse(given, masked, is_differentiable):
             in_torch: tuple[Tensor, ...] = self.graph(*_in_torch(given, Execution(is_half=is_half)))
             return in_torch
-        run = Execution(is_differentiable=is_differentiable, is_half=is_half)
+        run = Execution(is_differentiable=is_differentiable, is_half=is_half, gives_all_gradients=True)
         given = tuple(one.unpacked(run) if isinstance(one, Passed) and not one.suits(run) else one for one in given)
         return _run_region(program, run, given) if is_differentiable else _run_forward(program, run, given)
 
@@ -194,7 +194,7 @@ class _Forward:
         """
         uses = self.run.weights.values()
         for use in uses:
-            use.view.reset_gradient()
+            use.reset()
         self.program.start_gradients(self.run, self.made, gradients)
         self.run.tape.run_backward(keep=keep)
         # the gradients of weights are complete only when those of the inputs have been computed
@@ -204,7 +204,7 @@ class _Forward:
         # dense gradients take the place of activations, so that a step needs no more memory than without the kernels
         self.run.runtime.buffers.release(sum(use.dense_bytes for use in wanted))
         for use in wanted:
-            if use.view.has_gradient:  # a weight that the loss does not depend on has none, and no step of an optimizer
+            if use.has_gradient:  # a weight that the loss does not depend on has none, and no step of an optimizer
                 use.finish(keep=keep)
         totals: list[Tensor | None] = []
         for given, total in zip(self.inputs, read, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sparsecore.engine.topology import Topology
-from sparsecore.host.weights import WeightView
+from sparsecore.host.weights import GradientFactors, WeightView
 from sparsecore_cpu.runtime import Buffer
 from sparsecore_torch.arrays import active_indices, shortened
 from sparsecore_torch.sparse_training.regions.layouts import Layout
@@ -60,8 +60,8 @@ class CompactWeight:
         """Whether the gradients of the values are asked for."""
         return self.source.needs_gradient
 
-    def use(self, shape: tuple[int, ...] | None) -> "WeightUse":
-        """Return it as an operation reads it; the shape is None for its own."""
+    def use(self, shape: tuple[int, ...] | None, *, gives_all_gradients: bool) -> "WeightUse":
+        """Return it as an operation reads it, see :func:`weight_use`."""
         weights, topology, index = self.weights, self.weights.topology, self.index
         weights.check()
         owner = _owner_of(topology, index)
@@ -73,7 +73,29 @@ class CompactWeight:
             weights.check_topology(topology)
             self.source.gradient = entries if self.source.gradient is None else self.source.gradient + entries
 
+        if gives_all_gradients and weights.dense_gradients is not None:
+            whole = WholeGradient(lambda gradient: give(weights.active_gradient(index, topology, gradient)))
+            return WeightUse(attrs.evolve(view, product=whole.add), self.source, give, whole=whole)
         return WeightUse(view, self.source, give)
+
+
+@attrs.define(eq=False)
+class WholeGradient:
+    """The gradient of all positions of a matrix, which PyTorch multiplies from what the kernels have stored.
+
+    Attributes:
+        give: hands the gradient, (out, in), to the source of the weight.
+        total: the sum so far; None where nothing has arrived.
+    """
+
+    give: Callable[[Tensor], None]
+    total: Tensor | None = None
+
+    def add(self, factors: GradientFactors) -> None:
+        """Add the product of two matrices."""
+        outputs, inputs = torch.from_numpy(factors.outputs), torch.from_numpy(factors.inputs)
+        own = outputs @ inputs.t()
+        self.total = own if self.total is None else self.total.add_(own)
 
 
 @attrs.frozen(eq=False)
@@ -85,45 +107,75 @@ class WeightUse:
         source: the input that stores the values.
         give: adds the gradients of the entries, (count,), to the gradient of the source.
         dense_bytes: the bytes of the dense gradient that this makes of them, 0 where it makes none.
+        whole: the gradient of all positions, in place of that of the entries; None in steps that do not ask for it.
     """
 
     view: WeightView
     source: RegionInput
     give: Callable[[Tensor], None]
     dense_bytes: int = 0
+    whole: WholeGradient | None = None
+
+    def reset(self) -> None:
+        """Begin a backward pass."""
+        self.view.reset_gradient()
+        if self.whole is not None:
+            self.whole.total = None
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the backward pass has reached the weight."""
+        return self.view.has_gradient or (self.whole is not None and self.whole.total is not None)
 
     def finish(self, *, keep: bool) -> None:
-        """Hand the gradient of the entries to the source.
+        """Hand the gradient to the source.
 
         Args:
             keep: whether another backward pass may follow, so that the memory cannot be given away.
         """
+        if self.whole is not None and self.whole.total is not None:
+            self.whole.give(self.whole.total)
+            return
         gradient = self.view.finish_gradient()
         gradient = gradient.copy() if keep else gradient
         self.give(torch.from_numpy(gradient))
 
 
-def weight_use(source: RegionInput | CompactWeight, shape: tuple[int, ...] | None) -> WeightUse:
+def weight_use(
+    source: RegionInput | CompactWeight, shape: tuple[int, ...] | None, *, gives_all_gradients: bool
+) -> WeightUse:
     """Return what a region is given as a weight, by its active entries where it is sparse.
 
     Args:
         source: a Parameter, or a weight of compact storage.
         shape: the shape that the operation takes it in; None for its own.
+        gives_all_gradients: whether the gradients of all positions are handed out where a strategy asks for them.
     """
     if isinstance(source, CompactWeight):
-        return source.use(shape)
+        return source.use(shape, gives_all_gradients=gives_all_gradients)
     weight = find(source.tensor)
     shape = tuple(source.tensor.shape) if shape is None else shape
-    return _dense_use(source, shape) if weight is None else _masked_use(source, weight, shape)
+    if weight is None:
+        return _dense_use(source, shape)
+    return _masked_use(source, weight, shape, gives_all_gradients=gives_all_gradients)
 
 
-def _masked_use(source: RegionInput, weight: SparseWeight, shape: tuple[int, ...]) -> WeightUse:
+def _masked_use(
+    source: RegionInput, weight: SparseWeight, shape: tuple[int, ...], *, gives_all_gradients: bool
+) -> WeightUse:
     weight.check()
     view = _view(source, shape, weight.indices.numpy(), weight.entries(source.tensor).numpy(), weight)
 
     def give(entries: Tensor) -> None:
         source.gradient = weight.add_to(source.tensor, source.gradient, entries)
 
+    def give_all(gradient: Tensor) -> None:
+        own = gradient.view(source.tensor.shape)
+        source.gradient = own if source.gradient is None else source.gradient + own
+
+    if gives_all_gradients and weight.is_gradient_dense:
+        whole = WholeGradient(give_all)
+        return WeightUse(attrs.evolve(view, product=whole.add), source, give, source.tensor.nbytes, whole)
     return WeightUse(view, source, give, source.tensor.nbytes)
 
 
