@@ -14,6 +14,7 @@ from sparsecore_strategies.gse import GuidedExploration
 from sparsecore_strategies.rigl import RigL
 from sparsecore_strategies.snfs import SparseMomentum
 from sparsecore_torch import sparsify
+from sparsecore_torch.sparse_training.regions import region
 from sparsecore_torch.sparse_training.regions.program import Program
 
 
@@ -43,8 +44,8 @@ STRATEGIES = {
 }
 
 
-def trained(make, kernels, storage, strategy, step):
-    """The topology, weights and losses of six steps."""
+def trained(make, kernels, storage, strategy, step, *, is_measured=False):
+    """The topology and the losses of six steps."""
     model, inputs = make()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     matrices = [name for name, one in model.named_parameters() if one.ndim > 1]
@@ -58,7 +59,7 @@ def trained(make, kernels, storage, strategy, step):
         kernels=kernels,
         total_steps=6,
     )
-    if kernels == "sparse":
+    if kernels == "sparse" and not is_measured:
         always(training)
     losses = [step(model, optimizer, inputs).detach() for _ in range(6)]
     assert training.updates >= 2
@@ -120,4 +121,21 @@ def test_regions_with_convolutions_are_torch_s_in_the_steps_that_ask_for_all_gra
     assert set(left_to_torch) == {False, True}
     expected, dense_losses = trained(MODELS["residual"], "dense", storage, "rigl", plain_step)
     torch.testing.assert_close(losses, dense_losses, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(topology, expected)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_gradients_of_a_measurement_are_none_of_those_that_a_strategy_sees(storage, strategy, monkeypatch):
+    measured, own = [], region.Region._ways
+
+    def ways(self, *given):
+        measured.append(own(self, *given))
+        return measured[-1]
+
+    monkeypatch.setattr(region.Region, "_ways", ways)
+    topology, losses = trained(twice, "sparse", storage, strategy, plain_step, is_measured=True)
+    assert measured
+    expected, dense_losses = trained(twice, "dense", storage, strategy, plain_step)
+    torch.testing.assert_close(losses, dense_losses, **CLOSE)
     torch.testing.assert_close(topology, expected)

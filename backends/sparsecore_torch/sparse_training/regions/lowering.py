@@ -51,14 +51,14 @@ class Lowering:
         is_view: whether torch's result may share the memory of an argument.
         takes_axes: whether ``run`` is called with ``axes``, too: the dimensions of torch's result in the order in which
             they lie in memory.
-        gives_all_gradients: whether its weights get the gradients of all positions in steps that ask for them.
+        gives_all_gradients: the names of arguments that get the gradients of all positions in steps that ask for them.
     """
 
     check: Callable[..., Layout]
     run: Callable[..., Any]
     is_view: bool = False
     takes_axes: bool = False
-    gives_all_gradients: bool = False
+    gives_all_gradients: frozenset[str] = frozenset()
 
 
 STORED = frozenset({"weight", "bias", "running_mean", "running_var", "values"})

@@ -89,7 +89,7 @@ class Program:
                 last[node].append(read)
         instructions = tuple(_Instruction(node, _run_of(node), tuple(last[node])) for node in computed)
         keys: list[Any] = [node.args[1:] for node in computed if node.target is stored_weight]
-        limited = [node for node in computed if not node.meta[LOWERING].gives_all_gradients]
+        limited = [(node, STORED - node.meta[LOWERING].gives_all_gradients) for node in computed]
         stored = {one for node in computed for one in _arguments(node, STORED)}
         written = {one for node in computed for one in _arguments(node, WRITTEN)}
         return cls(
@@ -97,7 +97,7 @@ class Program:
             instructions,
             tuple(results),
             frozenset((int(key), int(index)) for key, index in keys),
-            frozenset(one for node in limited for one in _arguments(node, STORED) if isinstance(one, fx.Node)),
+            frozenset(one for node, names in limited for one in _arguments(node, names) if isinstance(one, fx.Node)),
             tuple(number for number, node in enumerate(inputs) if node not in stored and _is_tensor(node)),
             frozenset(number for number, node in enumerate(inputs) if node in written),
         )

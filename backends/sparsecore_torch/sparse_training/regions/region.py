@@ -97,7 +97,7 @@ class Region(nn.Module):
                     _Forward(program, run, inputs, made).backward(gradients, keep=False)
 
         def dense() -> None:
-            with _unchanged_generator():
+            with _unchanged_generator(), _uncollected(program.compact):
                 results: tuple[Tensor, ...] = self.graph(*leaves)
                 if any(one.requires_grad for one in results):
                     wanted = [one for one, needed in zip(leaves, needs_gradient, strict=True) if needed]
@@ -136,6 +136,20 @@ def _unchanged_generator() -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
+
+
+@contextmanager
+def _uncollected(compact: Iterable[tuple[int, int]]) -> Iterator[None]:
+    """Keep the gradients of a measurement from those that are collected for a strategy."""
+    weights = [compact_weights(key) for key in {key for key, _ in compact}]
+    collected = [one.dense_gradients for one in weights]
+    try:
+        for one in weights:
+            one.dense_gradients = None
+        yield
+    finally:
+        for one, gradients in zip(weights, collected, strict=True):
+            one.dense_gradients = gradients
 
 
 def _tensor_of(given: Any) -> Tensor | None:

@@ -109,6 +109,6 @@ def _linear(run: Execution, input: Any, weight: Any, bias: Any = None) -> Kernel
 LOWERINGS: Lowerings = MappingProxyType(
     {
         torch.conv2d: Lowering(_check_conv2d, _conv2d),
-        functional.linear: Lowering(_check_linear, _linear, gives_all_gradients=True),
+        functional.linear: Lowering(_check_linear, _linear, gives_all_gradients=frozenset({"weight"})),
     }
 )
