@@ -28,7 +28,7 @@ def sparsity_pattern(shape: tuple[int, ...], positions: NDArray[np.integer], thr
         ValueError: a position is outside the shape, or they do not ascend.
     """
     out, into = shape
-    dtype = np.int32 if positions.dtype == np.int32 else np.int64  # no copy of either
+    dtype: Any = np.int32 if positions.dtype == np.int32 else np.int64  # no copy of either
     return SparsityPattern(np.ascontiguousarray(positions, dtype), out, into, threads)
 
 
