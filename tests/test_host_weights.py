@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsecore.host.weights import TiedWeight, WeightView
+from sparsecore.host.tied_weights import TiedWeight
+from sparsecore.host.weights import WeightView
 
 
 def view(count: int = 3, dtype: Any = np.float32) -> WeightView:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from sparsecore.host.computation import NullTape, Tape, batch_totals, mean_gradient
 from sparsecore.host.parameters import CachedArrays
-from sparsecore.host.weights import TiedWeight, WeightSource, WeightView
+from sparsecore.host.tied_weights import TiedWeight
+from sparsecore.host.weights import WeightSource, WeightView
 from sparsecore.learning.operations import check_equal_shapes
 from sparsecore.learning.protocols import Model, Totals
 from sparsecore_cpu._kernels import Mask
