@@ -63,7 +63,11 @@ OPTIONS = {
     "include nothing": ({"include": "encoder.*"}, r"include='encoder.\*' matches no parameter; the model has 0.weight"),
     "exclude nothing": ({"exclude": ["0.*", "9.*"]}, r"exclude='9.\*' matches no parameter"),
     "exclude all": ({"exclude": "*"}, r"no tensor is left to make sparse: .*0.weight \(excluded\)"),
-    "only biases": ({"include": "*.bias"}, r"no tensor is left to make sparse: .*0.bias \(bias\)"),
+    "only biases": ({"include": "*.bias"}, r"include='\*\.bias' names no tensor that can be sparse: 0\.bias \(bias\)"),
+    "a bias beside a weight": (
+        {"include": ["2.weight", "0.bias"]},
+        r"include='0\.bias' names no tensor that can be sparse: 0\.bias \(bias\)",
+    ),
     "no glob": ({"include": [3]}, "include is a glob on parameter names"),
     "no glob at all": ({"exclude": 7}, "exclude is a glob .*given 7"),
     "several storages": ({"storage": ["masked"]}, r"no storage named .*masked.*; known: "),

@@ -1,6 +1,6 @@
 """Settings by group of tensors: what an entry such as ``{"encoder.*": 0.9}`` says about each sparse tensor."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -53,6 +53,26 @@ class Choice:
     sparse: tuple[str, ...]
     left_out: Mapping[str, str]
     matching: Callable[[str, Selector], frozenset[str]]
+
+
+def check_possible(
+    included: Iterable[tuple[Selector, frozenset[str]]], reasons: Reasons, never: Container[str], what: str
+) -> None:
+    """Check that each selector of ``include`` matches something that can be sparse.
+
+    Args:
+        included: each selector, and the names of the parameters that it matches.
+        reasons: why parameters are dense.
+        never: the reasons for which a parameter is dense whatever is asked for.
+        what: what an error sentence calls a parameter.
+
+    Raises:
+        InputError: all parameters that one matches are dense for such a reason.
+    """
+    for selector, names in included:
+        if all(reasons[name] in never for name in names):
+            found = listed([f"{name} ({reasons[name]})" for name in sorted(names)], _SHOWN)
+            raise InputError(f"include={selector_name(selector)!r} names no {what} that can be sparse: {found}")
 
 
 def selector_name(selector: Selector) -> str:

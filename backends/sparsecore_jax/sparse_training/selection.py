@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from sparsecore.errors import InputError, listed
-from sparsecore.sparse_training.groups import Reasons, reasons_in_groups
+from sparsecore.sparse_training.groups import Reasons, check_possible, reasons_in_groups
 from sparsecore.sparse_training.names import (
     HEAD,
     NO_TOKENS,
@@ -62,10 +62,11 @@ def select(leaves: Sequence[Leaf], include: Globs, exclude: Globs, groups: Itera
     Raises:
         InputError: a glob matches nothing, or no parameter is left.
     """
-    included, excluded = (
-        frozenset[str]().union(*(matching(leaves, argument, one) for one in several(given)))
+    by_glob, excluded_by = (
+        [(one, matching(leaves, argument, one)) for one in several(given)]
         for argument, given in (("include", include), ("exclude", exclude))
     )
+    included, excluded = (frozenset[str]().union(*(names for _, names in one)) for one in (by_glob, excluded_by))
     chosen: dict[str, Rule] = {**_VECTORS, "excluded": lambda one: one.name in excluded}
     last = _last_linear_layers(leaves)
     default: Mapping[str, Rule] = (
@@ -74,6 +75,7 @@ def select(leaves: Sequence[Leaf], include: Globs, exclude: Globs, groups: Itera
         else {"not included": lambda one: one.name not in included}
     )
     reasons = _reasons(leaves, {**_ALWAYS, **default, **chosen})
+    check_possible(by_glob, reasons, _VECTORS, "parameter")
     groups = tuple(groups)
     if groups:
         always = reasons if include is not None else _reasons(leaves, {**_ALWAYS, **chosen})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsecore.errors import InputError, listed
-from sparsecore.sparse_training.groups import Reasons, reasons_in_groups, selector_name
+from sparsecore.sparse_training.groups import Reasons, check_possible, reasons_in_groups, selector_name
 from sparsecore.sparse_training.names import (
     HEAD,
     NO_TOKENS,
@@ -88,10 +88,11 @@ def select(
         InputError: a glob or a class matches nothing, no tensor is left, or one cannot be trained sparsely.
     """
     parameters = named_parameters(model)
-    included, excluded = (
-        frozenset[str]().union(*(matching(model, argument, one, parameters) for one in several(given)))
+    by_selector, excluded_by = (
+        [(one, matching(model, argument, one, parameters)) for one in several(given)]
         for argument, given in (("include", include), ("exclude", exclude))
     )
+    included, excluded = (frozenset[str]().union(*(names for _, names in one)) for one in (by_selector, excluded_by))
     candidates = [_Candidate(one, uses_of(model, one)) for one in parameters]
     chosen: dict[str, Rule] = {
         **_VECTORS,
@@ -99,6 +100,7 @@ def select(
     }
     default = {"not included": lambda one: one.named.name not in included} if include is not None else _default(model)
     reasons = _reasons(candidates, {**_ALWAYS, **default, **chosen})
+    check_possible(by_selector, reasons, _VECTORS, "tensor")
     if include is None:
         reasons = {one.named.name: reasons[one.named.name] or _obstacle_by_default(one) for one in candidates}
     if groups:
