@@ -191,23 +191,31 @@ class Merging:
         """Return the positions after the reallocation, in the dtype of those before it."""
         return self.merge(self._before, self._grown_positions)
 
+    def carry(self, entries: NDArray[Any]) -> Array:
+        """Return the entries of all weights after the reallocation, zero for those that grow.
+
+        Args:
+            entries: those of the weights before it, N entries or rows.
+        """
+        return self.merge(entries, np.zeros((len(self.grown_slots), *entries.shape[1:]), entries.dtype))
+
     def merge(self, entries: NDArray[Any], grown: NDArray[Any]) -> Array:
         """Return the entries of all weights after the reallocation.
 
         Args:
-            entries: those of the weights before it, (N,).
+            entries: those of the weights before it, N entries or rows.
             grown: those of the weights that grow, in the order of their positions.
 
         Returns:
             In the dtype of ``entries``.
         """
-        out = np.empty(self._both[-1], entries.dtype)
+        out = np.empty((self._both[-1], *entries.shape[1:]), entries.dtype)
 
         def fill(part: tuple[int, int]) -> None:
             first, last = part
             own, others = slice(self._both[first], self._both[last]), slice(self._grown[first], self._grown[last])
             if len(entries):  # a weight that grows first takes the last entry, which is then replaced
-                np.take(entries, self.sources[own], out=out[own], mode="clip")
+                np.take(entries, self.sources[own], axis=0, out=out[own], mode="clip")
             out[self.grown_slots[others]] = grown[others]
 
         in_threads(fill, self._parts, len(out), self._host.threads)

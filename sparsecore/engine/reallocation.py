@@ -10,13 +10,16 @@ from typing import Any, Literal, Protocol, TypeVar
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Counts, Host, constant, counting_of, host_of
+from sparsecore.engine.arrays import Array, Counts, Host, constant, counting_of, dtype_name, host_of
 from sparsecore.engine.host_parts import Merging
 from sparsecore.engine.state import StrategyStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 
 Vector = TypeVar("Vector", bound=Array)
+
+_KNOWN_TO_NUMPY = frozenset({"float32", "float64", "int32", "int64", "uint8", "bool"})
+"""The dtypes of vectors that NumPy carries along, where it makes the passes over all weights."""
 
 RegrowPruned = bool | Literal["keep"]
 """Whether positions may grow again in the update that pruned them.
@@ -152,7 +155,7 @@ class Reallocation:
     given_values: Array | None = attrs.field(default=None, repr=False)
     _grown_weights: Topology | None = attrs.field(default=None, repr=False)
     _grown_values: Array | None = attrs.field(default=None, repr=False)
-    _grown_slots: Array | None = attrs.field(default=None, repr=False)
+    _merging: Merging | None = attrs.field(default=None, repr=False)
 
     @property
     def pruned_count(self) -> int:
@@ -173,8 +176,12 @@ class Reallocation:
         """
         if len(slots) != self.before.size:
             raise InputError(f"a carried vector has one entry a weight, {self.before.size}; given {len(slots)}")
-        carried: Vector = _gather(slots, self.sources, self.before)
-        return carried
+        merging, is_plain = self._merging, type(slots) is type(self.before.positions)
+        if merging is not None and is_plain and dtype_name(slots) in _KNOWN_TO_NUMPY:
+            carried: Any = merging.carry(self.before.arrays.to_numpy(slots))
+        else:
+            carried = _gather(slots, self.sources, self.before)
+        return carried  # type: ignore[no-any-return]
 
     def carry_momentum(self, slots: Vector) -> Vector:
         """Carry the momentum of an optimizer along, as :meth:`carry` does, with :attr:`momentum` for grown weights.
@@ -198,8 +205,9 @@ class Reallocation:
     @property
     def grown_slots(self) -> Array:
         """The slots, after the reallocation, of the weights that have just grown, ascending."""
-        if self._grown_slots is not None:
-            return self._grown_slots
+        host = host_of(self.after.arrays)
+        if self._merging is not None and host is not None:
+            return self.after.arrays.readonly(host.share(self._merging.grown_slots))
         return counting_of(self.after.arrays).nonzero(self.sources == self.before.size, int(self.grown.sum()))
 
     @property
@@ -349,7 +357,7 @@ def _merge_on_host(
         given_values=values,
         grown_weights=grown,
         grown_values=initial,
-        grown_slots=arrays.readonly(host.share(merging.grown_slots)),
+        merging=merging,
     )
 
 
