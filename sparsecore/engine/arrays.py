@@ -418,6 +418,18 @@ def constant(counts: Counts) -> Counts:
     return counts
 
 
+def is_known_to_numpy(array: object) -> bool:
+    """Return whether an array of any backend has a dtype of NumPy's, as bfloat16 is not.
+
+    Args:
+        array: see :func:`dtype_name`.
+    """
+    return dtype_name(array) in _OF_NUMPY
+
+
+_OF_NUMPY = frozenset({"bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"})
+
+
 def dtype_name(array: object) -> str:
     """Return the name that NumPy has for the dtype of an array of any backend.
 

@@ -7,12 +7,14 @@ computes. No result depends on the parts or on the number of threads.
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine.arrays import Array, Counts, Host
+from sparsecore.engine.selection import smallest_indices
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -108,6 +110,44 @@ def free_positions(
             out[ends[tensor] : ends[tensor + 1]] = rank
 
     in_threads(find, parts_of(bounds), len(occupied) + len(out), host.threads)
+    return host.share(out)
+
+
+def largest_free(
+    occupied: NDArray[np.integer],
+    bounds: Sequence[int],
+    offsets: Sequence[int],
+    counts: Counts,
+    scores: Callable[[int], NDArray[Any]],
+    host: Host,
+) -> Array:
+    """Return the free positions with the largest |score|, as :func:`sparsecore.toolbox.ranking.largest_free` does.
+
+    Args:
+        occupied: the positions that are not free, ascending.
+        bounds: where those of each tensor begin, and the number of all.
+        offsets: the first position of each tensor, and the number of all.
+        counts: how many are to be found in each tensor.
+        scores: returns one number for each position of a tensor; one thread calls it at a time.
+        host: of the backend.
+    """
+    ends = _ends(counts)
+    out = np.empty(ends[-1], occupied.dtype)
+    scoring = Lock()
+
+    def find(tensor: int) -> None:
+        if not counts[tensor]:
+            return
+        with scoring:
+            own = scores(tensor)
+        ranks = np.abs(own)
+        np.negative(ranks, out=ranks)
+        np.copyto(ranks, 1, where=np.isnan(ranks))
+        ranks[occupied[bounds[tensor] : bounds[tensor + 1]] - offsets[tensor]] = 2
+        found = smallest_indices(ranks, int(counts[tensor]))
+        out[ends[tensor] : ends[tensor + 1]] = found + offsets[tensor]
+
+    in_threads(find, range(len(counts)), offsets[-1], host.threads)
     return host.share(out)
 
 

@@ -10,16 +10,13 @@ from typing import Any, Literal, Protocol, TypeVar
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Counts, Host, constant, counting_of, dtype_name, host_of
+from sparsecore.engine.arrays import Array, Counts, Host, constant, counting_of, host_of, is_known_to_numpy
 from sparsecore.engine.host_parts import Merging
 from sparsecore.engine.state import StrategyStates
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
 
 Vector = TypeVar("Vector", bound=Array)
-
-_KNOWN_TO_NUMPY = frozenset({"float32", "float64", "int32", "int64", "uint8", "bool"})
-"""The dtypes of vectors that NumPy carries along, where it makes the passes over all weights."""
 
 RegrowPruned = bool | Literal["keep"]
 """Whether positions may grow again in the update that pruned them.
@@ -177,7 +174,7 @@ class Reallocation:
         if len(slots) != self.before.size:
             raise InputError(f"a carried vector has one entry a weight, {self.before.size}; given {len(slots)}")
         merging, is_plain = self._merging, type(slots) is type(self.before.positions)
-        if merging is not None and is_plain and dtype_name(slots) in _KNOWN_TO_NUMPY:
+        if merging is not None and is_plain and is_known_to_numpy(slots):
             carried: Any = merging.carry(self.before.arrays.to_numpy(slots))
         else:
             carried = _gather(slots, self.sources, self.before)

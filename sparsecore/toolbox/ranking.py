@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 import numpy as np
 
-from sparsecore.engine.arrays import Array, Arrays, Counts, constant, counting_of, host_of
-from sparsecore.engine.host_parts import in_threads
+from sparsecore.engine import host_parts
+from sparsecore.engine.arrays import Array, Arrays, Counts, constant, counting_of, host_of, is_known_to_numpy
 from sparsecore.engine.schedules import Schedule, as_written
 from sparsecore.engine.topology import Topology
 from sparsecore.errors import InputError
@@ -102,7 +102,9 @@ def slots_in_each(topology: Topology, values: Array, find: Callable[[int, Array,
     def find_slots(tensor: int) -> Array:
         return find(tensor, whole[bounds[tensor] : bounds[tensor + 1]], operations) + bounds[tensor]
 
-    return host.share(np.concatenate(in_threads(find_slots, range(len(topology.layout)), topology.size, host.threads)))
+    return host.share(
+        np.concatenate(host_parts.in_threads(find_slots, range(len(topology.layout)), topology.size, host.threads))
+    )
 
 
 def smallest_of_all(topology: Topology, values: Array, count: int) -> Array:
@@ -143,10 +145,19 @@ def largest_free(occupied: Topology, counts: Counts, scores: Callable[[str], Arr
         scores: a function from a tensor's name to one number a position, active or not, row-major, on the backend,
             such as a gradient. NaN comes after all numbers.
     """
-    smallest_ranks = occupied.arrays.smallest_indices
-    return _found_in_each(
-        occupied, counts, lambda name, count: smallest_ranks(free_ranks(occupied, name, scores(name)), count)
-    )
+    arrays, layout, host = occupied.arrays, occupied.layout, host_of(occupied.arrays)
+    if host is None:
+        find = arrays.smallest_indices
+        return _found_in_each(
+            occupied, counts, lambda name, count: find(free_ranks(occupied, name, scores(name)), count)
+        )
+
+    def host_scores(tensor: int) -> Any:
+        own = scores(layout.names[tensor])
+        return arrays.to_numpy(own if is_known_to_numpy(own) else arrays.cast(own, np.float32))
+
+    positions, bounds = occupied.host_positions, occupied.bounds
+    return host_parts.largest_free(positions, bounds, layout.offsets, counts, host_scores, host)
 
 
 def free_ranks(occupied: Topology, name: str, scores: Array) -> Array:

@@ -101,6 +101,8 @@ class DenseGradients:
             return self._values.new_zeros(self._shape(index))
         if self._factor is None:
             self._factor = self._scale()
+        if self._factor.device.type == "cpu" and self._factor == 1:  # no device is waited for
+            return self._sums[index]
         return self._sums[index] * self._factor
 
     def _kept(self, index: int, gradient: Tensor) -> Tensor:
@@ -127,7 +129,7 @@ class DenseGradients:
         ours = torch.cat([self._active_entries(index) for index in range(len(self._topology.layout))])
         one = ours.new_ones((), dtype=torch.float64)
         theirs = self._kept_gradient.copy
-        if theirs is None:
+        if theirs is None or (ours.device.type == "cpu" and torch.equal(theirs, ours)):
             return one
         lost = ~(theirs.isfinite() & ours.isfinite())
         whole, sums = (each.double().masked_fill(lost, 0.0) for each in (theirs, ours))
