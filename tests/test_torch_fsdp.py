@@ -51,6 +51,28 @@ def uneven(model: nn.Module) -> dict[str, Any]:
     return trained(model, sparse, part, optimizer)
 
 
+class Clearing(torch.optim.SGD):
+    """Writes to the gradients before and after its step."""
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        self._multiply(3.0)
+        loss = super().step(closure)
+        self._multiply(0.0)
+        return loss
+
+    @torch.no_grad()
+    def _multiply(self, factor: float) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.mul_(factor)
+
+
+def cleared(model: nn.Module) -> dict[str, Any]:
+    optimizer = Clearing(model.parameters(), lr=0.05)
+    sparse = sparsify(model, optimizer, strategy=ByGradient(), sparsity=0.5, include="*.weight")
+    return trained(model, sparse, share() if dist.is_initialized() else slice(None), optimizer)
+
+
 def resumed() -> bool:
     """Whether a training goes on from its state dict as if it had not stopped."""
     model = sharded(0)
@@ -108,7 +130,7 @@ def on_two_ranks() -> dict[str, Any]:
     """All that is tested here, in one start of two processes."""
     dist.init_process_group("gloo")
     results = {"follows": follows(), "uneven": uneven(sharded(0)), "resumed": resumed(), "refused": refused()}
-    results["adopted"] = adopted()
+    results |= {"adopted": adopted(), "cleared": cleared(sharded(0))}
     gc.collect()  # what holds the group keeps its threads running, into the end of the interpreter
     dist.destroy_process_group()
     return results
@@ -121,9 +143,13 @@ def answers() -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.integration
-@pytest.mark.parametrize("which", ["follows", "uneven"])
+@pytest.mark.parametrize("which", ["follows", "uneven", "cleared"])
 def test_sharded_training_equals_unsharded_training(answers: list[dict[str, Any]], which: str) -> None:
-    expected = {"follows": alone, "uneven": lambda: uneven(network(0))}[which]()
+    expected = {
+        "follows": alone,
+        "uneven": lambda: uneven(network(0)),
+        "cleared": lambda: cleared(network(0)),
+    }[which]()
     assert expected["updates"] == STEPS // 3
     for answer in answers:
         assert answer[which]["topologies"] == expected["topologies"]

@@ -73,7 +73,7 @@ class MaskedStorage:
         self._tracker = WriteTracker(optimizer, _shards_of(self._tensors, self._plain, self._is_sharded), self._masks)
         self._roots = None if self._is_sharded else roots_of(optimizer, self._plain, self._masks)
         self._gradients: Gradients = (
-            ShardedGradientMasker(self._tensors, self._masks)
+            ShardedGradientMasker(optimizer, self._tensors, self._masks)
             if self._is_sharded
             else GradientMasker(optimizer, self._plain, self._masks, _before_step(self._tracker, self._roots))
         )
