@@ -169,8 +169,8 @@ class RowStarts {
   int64_t row_, segment_, first_, end_;
 };
 
-// Row-major positions that ascend, as rows and columns; made by so many threads, each of which takes parts of them. Each
-// position is read once, as other threads of Python may write to the array.
+// Row-major positions that ascend, as rows and columns; made by so many threads, each of which takes parts of them.
+// Each position is read once, as other threads of Python may write to the array.
 template <class Position>
 Rows rows_of(const Positions<Position>& positions, int64_t rows, int64_t columns, int threads) {
   constexpr int64_t PART = 1 << 15;
