@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsecore.engine.randomness import Randomness
+from sparsecore.engine.side_orders import SideOrder
 
 _MASK = 2**32 - 1
 _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
@@ -149,6 +150,7 @@ class Parameter:
         sparse: whether it is one of the sparse tensors, whose active positions are the topology.
         trained: False for running statistics, which the optimizer does not change.
         ties: how a larger tensor is made of its entries, if it is; see :func:`tied`.
+        side_order: that of its sides, where it is not (out, in, kernel).
     """
 
     name: str
@@ -157,6 +159,7 @@ class Parameter:
     sparse: bool = False
     trained: bool = True
     ties: Ties | None = None
+    side_order: SideOrder | None = None
 
 
 def batch_norm(name: str, channels: int) -> tuple[Parameter, ...]:

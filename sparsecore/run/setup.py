@@ -14,6 +14,7 @@ from sparsecore.engine.arrays import Array
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.randomness import Randomness
 from sparsecore.engine.schedules import Clock
+from sparsecore.engine.side_orders import check_side_orders
 from sparsecore.engine.state import State
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.errors import InputError
@@ -181,6 +182,8 @@ def set_up(experiment: Experiment, run: RunFolder | None = None) -> Setup:
     if not shapes:
         raise InputError(f"the model {experiment.model.name!r} has no sparse tensors")
     engine = experiment.engine(Layout.of(shapes), experiment.backend.plugin.arrays)
+    orders = {parameter.name: order for parameter in parameters if (order := parameter.side_order) is not None}
+    check_side_orders(engine, orders)
     steps = steps_per_epoch(len(images.train), experiment.training.batch_size)
     clock = Clock(steps_per_epoch=steps, total_steps=steps * experiment.training.epochs)
     new = NewRun(experiment, images, parameters, engine)

@@ -85,6 +85,7 @@ class StructuredRigL:
     """
 
     decides_alone: ClassVar = ("initial_topology", "revise_pruning", "target_size", "allocate", "grow")
+    outputs_first: ClassVar = True
     tuning: ClassVar = {
         "drop_fraction.start": (0.1, 0.6),
         "schedule": [{"times": times, "until": 0.75} for times in (25, 100, 400)],

@@ -173,7 +173,8 @@ def forget_drawn_values() -> None:
 @lru_cache(maxsize=2)
 def _parameters(model: ModuleModel, image_shape: Shape, classes: int) -> tuple[Parameter, ...]:
     module = model.module(image_shape, classes)
-    sparse = {one.name for one in model.selection(module).sparse}
+    selection = model.selection(module)
+    sparse = {one.name for one in selection.sparse}
     _check_saved(model, module)
     _check_computes(model, module, image_shape, classes)
     return tuple(
@@ -183,6 +184,7 @@ def _parameters(model: ModuleModel, image_shape: Shape, classes: int) -> tuple[P
             _ModuleInitial(model, name, image_shape, classes),
             sparse=name in sparse,
             trained=tensor.requires_grad,
+            side_order=selection.side_orders.get(name),
         )
         for name, tensor in saved_tensors(module)
     )

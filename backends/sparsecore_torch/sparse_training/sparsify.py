@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from sparsecore.engine.engine import Engine
 from sparsecore.engine.reallocation import RegrowPruned
+from sparsecore.engine.side_orders import check_side_orders
 from sparsecore.engine.topology import Layout, Topology
 from sparsecore.engine.units import Units, as_units
 from sparsecore.engine.young_weights import YoungWeights, as_young_weights
@@ -173,6 +174,8 @@ def sparsify(
         ]
         whole = make(layout, {})
         starting = starting_groups(layout, stacks, sparsities, make)
+        for one in starting:
+            check_side_orders(one.engine, selection.side_orders)
         counts = start_counts(
             counting,
             whole,

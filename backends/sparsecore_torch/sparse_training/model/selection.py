@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from sparsecore.engine.side_orders import SideOrder
 from sparsecore.errors import InputError, listed
 from sparsecore.sparse_training.groups import Reasons, check_possible, reasons_in_groups, selector_name
 from sparsecore.sparse_training.names import (
@@ -33,6 +34,7 @@ from sparsecore_torch.sparse_training.model.weight_matrices import (
     is_router,
     kind_by_class,
     kind_by_name,
+    side_order,
     uses_of,
 )
 
@@ -48,11 +50,13 @@ class Selection:
         sparse: the tensors.
         left_out: why the other parameters are dense, by name.
         by_name: the kind of those sparse tensors that the default knows by the names of modules and parameters alone.
+        side_orders: the order of the sides of those sparse tensors whose first side is not that of the outputs.
     """
 
     sparse: tuple[NamedParameter, ...]
     left_out: Mapping[str, str]
     by_name: Mapping[str, str] = MappingProxyType({})
+    side_orders: Mapping[str, SideOrder] = MappingProxyType({})
 
 
 @attrs.frozen(eq=False)
@@ -113,7 +117,13 @@ def select(
         raise InputError(_nothing_left(left_out))
     _check_computable(sparse)
     by_name = {} if include is not None else {one.named.name: kind for one in sparse if (kind := _kind_by_name(one))}
-    return Selection(tuple(one.named for one in sparse), MappingProxyType(left_out), MappingProxyType(by_name))
+    orders = {one.named.name: order for one in sparse for use in one.uses if (order := side_order(use))}
+    return Selection(
+        tuple(one.named for one in sparse),
+        MappingProxyType(left_out),
+        MappingProxyType(by_name),
+        MappingProxyType(orders),
+    )
 
 
 def _reasons(candidates: Sequence[_Candidate], rules: Mapping[str, Rule]) -> Reasons:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from sparsecore.engine.side_orders import EXPERTS_FIRST, INPUTS_FIRST, SideOrder
 from sparsecore.sparse_training.names import has_word, words
 from sparsecore_torch._torch_internals.modules import CONVOLUTION_BASE, NORM_BASE, own_modules, own_parameters
 from sparsecore_torch.sparse_training.model.parameters import NamedParameter, within_compiled
@@ -182,6 +183,19 @@ def is_convolution(module: nn.Module) -> bool:
     return isinstance(module, CONVOLUTION_BASE) or any(
         re.fullmatch(r"(Lazy)?Conv(Transpose)?[123]d", name) for name in class_names(module)
     )
+
+
+def side_order(use: Use) -> SideOrder | None:
+    """Return the order of a weight matrix's sides, or None where the first one is that of the outputs.
+
+    Args:
+        use: of the parameter.
+    """
+    names = class_names(use.layer)
+    transposed = any(re.fullmatch(r"(Lazy)?ConvTranspose[123]d|Conv1D", name) for name in names)
+    if transposed and use.attribute == "weight":
+        return INPUTS_FIRST
+    return EXPERTS_FIRST if kind_by_name(use) == "stack of experts" and use.parameter.ndim > 2 else None
 
 
 def close_names(use: Use) -> tuple[str, ...]:
